@@ -1,0 +1,1 @@
+"""What runs Weir: embedded servers, shipped pipelines and traffic, and the manifests that put them in production."""

@@ -1,0 +1,1 @@
+"""Durable rows in ClickHouse: verdicts, inference calls, lineage. Nothing here knows Kafka or models."""

@@ -1,0 +1,13 @@
+"""What can go wrong with the store, by what to do next: try again, give the row up, stop."""
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer or refused for now. Nothing is wrong with the rows: try again."""
+
+
+class RowRejected(Exception):
+    """A row does not fit its table, whatever the state of the store: give this row up."""
+
+
+class SchemaMismatch(Exception):
+    """The schema is not the one that this code writes. The message says what to run."""

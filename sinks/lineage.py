@@ -1,0 +1,78 @@
+"""From a row back to everything that it was made from."""
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID
+
+from clickhouse_connect.driver.client import Client
+
+_MAX_EDGES = 10_000
+
+_ANCESTORS = f"""
+WITH RECURSIVE tree AS
+(
+    SELECT child, parent, kind FROM lineage_edges_raw WHERE child = {{row:UInt128}}
+    UNION ALL
+    SELECT child, parent, kind FROM lineage_edges_raw WHERE child IN (SELECT parent FROM tree)
+)
+SELECT DISTINCT child, parent, kind FROM tree LIMIT {_MAX_EDGES}
+"""
+
+_VERDICTS = """
+SELECT row_id, pipeline, pipeline_version, stage, operator, decision, label, confidence, scores, model, prompt_hash,
+    parts, input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, judged_at
+FROM verdicts WHERE row_id IN {rows:Array(UInt128)}
+"""
+
+_SOURCES = """
+SELECT row_id, topic, `partition`, `offset`, source, event_id, event_time, tenant, thread, author, lang, text
+FROM source_rows WHERE row_id IN {rows:Array(UInt128)}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LineageNode:
+    """One row and the rows that it was made from.
+
+    row_id: in UUID form. kind: `verdict`, `source`, or `missing` where the store has an edge to it but no row. role:
+    what it was to its child, `input` or `context`; empty for the row that was asked for. facts: columns of its table.
+    """
+
+    row_id: str
+    kind: str
+    role: str
+    facts: dict[str, Any]
+    parents: list["LineageNode"] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tree as plain values, for JSON."""
+        return asdict(self)
+
+
+def ancestors(client: Client, row_id: UUID) -> LineageNode | None:
+    """The tree above a row, or None if the store knows no such row. Raises clickhouse-connect's errors."""
+    edges: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for child, parent, kind in client.query(_ANCESTORS, parameters={"row": row_id.int}).result_rows:
+        edges[child].append((kind, parent))
+    rows = sorted({row_id.int, *edges, *(parent for parents in edges.values() for _, parent in parents)})
+    facts = {**_facts(client, "source", _SOURCES, rows), **_facts(client, "verdict", _VERDICTS, rows)}
+    if row_id.int not in facts and row_id.int not in edges:
+        return None
+    return _node(row_id.int, "", edges, facts)
+
+
+def _facts(client: Client, kind: str, query: str, rows: list[int]) -> dict[int, tuple[str, dict[str, Any]]]:
+    result = client.query(query, parameters={"rows": rows})
+    return {int(row.pop("row_id")): (kind, row) for row in map(dict, result.named_results())}
+
+
+def _node(
+    row: int, role: str, edges: dict[int, list[tuple[str, int]]], facts: dict[int, tuple[str, dict[str, Any]]]
+) -> LineageNode:
+    kind, columns = facts.get(row, ("missing", {}))
+    # Inputs before context; parents of one role by their ids, which sort by time.
+    parents = sorted(edges.get(row, []), key=lambda edge: (edge[0] != "input", edge[1]))
+    return LineageNode(
+        str(UUID(int=row)), kind, role, columns, [_node(parent, edge, edges, facts) for edge, parent in parents]
+    )
