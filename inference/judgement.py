@@ -31,7 +31,8 @@ class Judgement:
 
     decision: what to do, one of the operator's decisions. label: the most probable label. scores: calibrated
     probability of each label, in the order of the pipeline file; where the text was judged in parts, see the operator.
-    confidence: calibrated probability that `decision` rests on. calls: one for each part of the text.
+    confidence: calibrated probability that `decision` rests on. calls: one for each part of the text that differs from
+    the others. parts: how many parts the text was judged in. context_read: whether the model read the context.
     """
 
     decision: str
@@ -41,6 +42,8 @@ class Judgement:
     model: str
     prompt_hash: str
     calls: Sequence[Call]
+    parts: int
+    context_read: bool
 
     @property
     def usage(self) -> Usage:

@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from inference.section import Section
 from inference.text import one_line
 
 
-class Example(BaseModel):
+class Example(Section):
     """A text and the label that it should get."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str = Field(min_length=1, max_length=1000, description="what a message of this label looks like")
     label: str = Field(description="one of the labels of this stage")

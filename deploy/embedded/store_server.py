@@ -307,6 +307,8 @@ class Server:
             await response.write(f"\r\n__exception__\r\n{tag}\r\n{text}{size} {tag}\r\n__exception__\r\n".encode())
             if request.transport is not None:
                 request.transport.close()  # no last chunk: whoever does not know the tag sees a broken answer
+        except ConnectionError:
+            pass  # the client left; so does its query
         finally:
             await self._in_thread(blocks.close)
         return response

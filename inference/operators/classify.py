@@ -4,18 +4,17 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from inference.cost import Prices
 from inference.engine import Engine
 from inference.judgement import Judgement, Passage
 from inference.operators.labels import LabelName, LabelScorer, LabelSettings, Share
+from inference.section import Section
 
 
-class ClassLabel(BaseModel):
+class ClassLabel(Section):
     """One of the labels."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: LabelName
     definition: str = Field(min_length=1, description="what falls under it, for the model to read")
@@ -53,7 +52,8 @@ class Classify:
 
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, EngineMisconfigured."""
-        parts, calls = await self.scorer.score(passage)
+        scored = await self.scorer.score(passage)
+        parts = scored.probabilities
         weights = [math.exp(sum(map(_log, column)) / len(parts)) for column in zip(*parts, strict=True)]
         total = sum(weights)
         scores = {label: weight / total for label, weight in zip(self.scorer.labels, weights, strict=True)}
@@ -65,7 +65,9 @@ class Classify:
             confidence=scores[label],
             model=self._engine.model,
             prompt_hash=self.scorer.prompt_hash,
-            calls=calls,
+            calls=scored.calls,
+            parts=len(parts),
+            context_read=scored.context_read,
         )
 
 

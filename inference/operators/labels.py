@@ -5,9 +5,10 @@ import logging
 import math
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from inference.calibration import CONTENT_FREE, Calibration
 from inference.cost import Prices
@@ -15,6 +16,7 @@ from inference.engine import Engine, LabelToken, Score
 from inference.errors import EngineMisconfigured
 from inference.judgement import Call, Passage
 from inference.prompt import Example, LabelPrompt
+from inference.section import Section
 from inference.text import one_line, split
 
 log = logging.getLogger(__name__)
@@ -30,10 +32,8 @@ _SHRINK = 0.9  # a part that is still too long is cut to this share of what woul
 _MAX_LABELS = len(string.ascii_uppercase)  # each label can fall back to a letter, and vLLM returns up to 128 tokens
 
 
-class CalibrationSettings(BaseModel):
+class CalibrationSettings(Section):
     """How the model's bias is measured and what is expected instead."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     content_free: list[str] = Field(
         default=list(CONTENT_FREE),
@@ -45,10 +45,8 @@ class CalibrationSettings(BaseModel):
     )
 
 
-class LabelSettings(BaseModel):
+class LabelSettings(Section):
     """Settings that every operator with one label of several has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     instruction: str = Field(min_length=1, description="what the model is to do, one or two sentences")
     examples: list[Example] = Field(default_factory=list, description="solved examples, in the order of the prompt")
@@ -78,6 +76,17 @@ class LabelSettings(BaseModel):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """probabilities: of the labels, for each part of the text. calls: for each part that differs from the others.
+    context_read: whether the model read the passage's context.
+    """
+
+    probabilities: list[list[float]]
+    calls: list[Call]
+    context_read: bool
+
+
 class LabelScorer:
     """Scores text against a fixed set of labels with one output token a part."""
 
@@ -96,6 +105,11 @@ class LabelScorer:
     def prompt_text(self) -> str:
         """The prompt as sent, with {context} and {text} where a row's text goes."""
         return self._prompt.render("{text}", ["{context}"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model that judges."""
+        return self._engine.model
 
     async def prepare(self) -> None:
         """Choose the label tokens, measure the model's bias and the room that a text has.
@@ -120,8 +134,8 @@ class LabelScorer:
         self._calibration = Calibration([score.logprobs for score in bias], prior)
         self.prompt_hash = self._prompt.hash(self.labels, calibration.content_free, prior)
 
-    async def score(self, passage: Passage) -> tuple[list[list[float]], list[Call]]:
-        """Calibrated probabilities of the labels, and the call, for each part of the text.
+    async def score(self, passage: Passage) -> Scored:
+        """Calibrated probabilities of the labels for each part of the text.
 
         Text that fits is one part, with its context. Longer text is split at sentence ends with some overlap, and
         context is left out. Parts that are the same are asked for once. Raises PromptRejected, EngineMisconfigured.
@@ -133,10 +147,11 @@ class LabelScorer:
             async with turn:
                 return await self._engine.score(self._prompt.render(part, context), self._tokens)
 
-        scores = await asyncio.gather(*(ask(part) for part in dict.fromkeys(parts)))
-        probabilities = [self._calibration(score.logprobs) for score in scores]
-        calls = [Call(score.usage, score.seconds, self._prices.cost(score.usage)) for score in scores]
-        return probabilities, calls
+        distinct = list(dict.fromkeys(parts))
+        scores = dict(zip(distinct, await asyncio.gather(*map(ask, distinct)), strict=True))
+        probabilities = {part: self._calibration(score.logprobs) for part, score in scores.items()}
+        calls = [Call(score.usage, score.seconds, self._prices.cost(score.usage)) for score in scores.values()]
+        return Scored([probabilities[part] for part in parts], calls, bool(context))
 
     async def _parts(self, passage: Passage) -> tuple[list[str], Sequence[str]]:
         bounds = [await self._bound(message) for message in passage.context]

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from inference.cost import Prices
 from inference.engine import Engine
 from inference.judgement import Judgement, Passage
 from inference.operators.labels import LabelName, LabelScorer, LabelSettings, Share
+from inference.section import Section
 
 
-class Category(BaseModel):
+class Category(Section):
     """One kind of text that is against the rules."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: LabelName
     definition: str = Field(min_length=1, description="what falls under it, for the model to read")
@@ -23,19 +22,15 @@ class Category(BaseModel):
     block: Share | None = Field(default=None, description="own threshold for block; default: the stage's")
 
 
-class Allowed(BaseModel):
+class Allowed(Section):
     """The label of text that is fine."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: LabelName = "ok"
     definition: str = Field(default="ordinary talk, jokes, complaints about things", min_length=1)
 
 
-class Thresholds(BaseModel):
+class Thresholds(Section):
     """From which score of a category on a row is reviewed, or blocked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     review: Share = 0.5
     block: Share = 0.9
@@ -92,7 +87,8 @@ class Moderate:
 
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, EngineMisconfigured."""
-        parts, calls = await self.scorer.score(passage)
+        scored = await self.scorer.score(passage)
+        parts = scored.probabilities
         allowed = self._settings.allowed.name
         scores = dict(zip(self.scorer.labels, (max(column) for column in zip(*parts, strict=True)), strict=True))
         scores[allowed] = min(part[0] for part in parts)
@@ -104,7 +100,9 @@ class Moderate:
             confidence=scores[allowed] if decision == "allow" else 1 - scores[allowed],
             model=self._engine.model,
             prompt_hash=self.scorer.prompt_hash,
-            calls=calls,
+            calls=scored.calls,
+            parts=len(parts),
+            context_read=scored.context_read,
         )
 
     def _decide(self, scores: Mapping[str, float]) -> str:

@@ -1,16 +1,21 @@
 """Apache Kafka as a second broker: it starts, behaves like one, and its jars are the pinned ones."""
 
+import asyncio
 import hashlib
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from deploy.embedded import kafka
 from deploy.embedded.kafka import ApacheKafka, FetchFailed, default_jars, fetch, unavailable
@@ -19,6 +24,7 @@ from deploy.embedded.process import ProcessFailed, free_port, tcp_open
 PARTITIONS = 3
 MESSAGES = 60
 MESSAGES_A_PARTITION = MESSAGES // PARTITIONS
+SECONDS = 20.0  # a client that waits for a broken broker would otherwise wait for ever
 EVENT_TIME = 1_600_000_000_000  # years ago: older than any default retention
 
 
@@ -57,7 +63,10 @@ async def create_topic(node: ApacheKafka, name: str) -> None:
 
 async def produce(node: ApacheKafka, topic: str) -> None:
     """Send the messages 0, 1, 2, ... over the partitions in turn."""
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap(node), enable_idempotence=True, acks="all") as producer:
+    async with (
+        asyncio.timeout(SECONDS),
+        AIOKafkaProducer(bootstrap_servers=bootstrap(node), enable_idempotence=True, acks="all") as producer,
+    ):
         for number in range(MESSAGES):
             await producer.send(topic, str(number).encode(), partition=number % PARTITIONS, timestamp_ms=EVENT_TIME)
         await producer.flush()
@@ -76,7 +85,7 @@ def consumer(node: ApacheKafka, topic: str, group: str) -> AIOKafkaConsumer:
 
 async def read(node: ApacheKafka, topic: str, group: str, count: int) -> list[ConsumerRecord[bytes, bytes]]:
     """The next `count` messages that the group has not committed; commits them."""
-    async with consumer(node, topic, group) as reader:
+    async with asyncio.timeout(SECONDS), consumer(node, topic, group) as reader:
         records = [await anext(reader) for _ in range(count)]
         await reader.commit()
     return records
@@ -120,7 +129,10 @@ async def test_group_reads_back_what_an_idempotent_producer_sent(node: ApacheKaf
 @pytest.mark.asyncio
 async def test_transaction_shows_only_committed_messages(node: ApacheKafka) -> None:
     await create_topic(node, "verdicts")
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap(node), transactional_id="judge") as producer:
+    async with (
+        asyncio.timeout(SECONDS),
+        AIOKafkaProducer(bootstrap_servers=bootstrap(node), transactional_id="judge") as producer,
+    ):
         await producer.begin_transaction()
         await producer.send_and_wait("verdicts", b"1", partition=0)
         await producer.abort_transaction()
@@ -148,6 +160,7 @@ async def test_restart_keeps_messages_and_group(jars: Path, tmp_path: Path) -> N
     port = None
     for run, end in enumerate([signal.SIGKILL, signal.SIGTERM, signal.SIGTERM]):
         with ApacheKafka(jars, tmp_path, port) as node:
+            assert kafka._serves(port_of(node))
             if run == 0:
                 await create_topic(node, "events")
                 port = port_of(node)
@@ -160,6 +173,48 @@ async def test_restart_keeps_messages_and_group(jars: Path, tmp_path: Path) -> N
             assert {record.offset for record in new} == set(range(before, before + MESSAGES_A_PARTITION))
             node.signal(end)
             node.wait(timeout=30)
+
+
+@pytest.mark.asyncio
+async def test_topics_never_lose_messages_by_age(node: ApacheKafka) -> None:
+    await create_topic(node, "replayed")
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap(node))
+    await admin.start()
+    try:
+        [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, "replayed")])
+    finally:
+        await admin.close()
+    settings = {name: value for name, value, *_ in answer.resources[0][-1]}
+    assert settings["retention.ms"] == "-1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ready"),
+    [
+        (struct.pack(">iii", 8, 1, 1), True),
+        (struct.pack(">iii", 8, 1, 0), False),  # no broker was admitted yet
+        (struct.pack(">ii", 8, 1), False),
+        (b"", False),
+    ],
+    ids=["one broker", "no broker", "cut off", "closed"],
+)
+def test_ready_when_the_metadata_name_a_broker(answer: bytes, ready: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert kafka._serves(server.getsockname()[1]) is ready
+        thread.join()
+
+
+def test_not_ready_while_the_port_is_closed() -> None:
+    assert kafka._serves(free_port()) is False
 
 
 def test_listens_on_loopback_only(node: ApacheKafka) -> None:

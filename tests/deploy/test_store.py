@@ -206,11 +206,26 @@ def test_an_error_carries_its_code(client: Client, sql: str, code: int) -> None:
 
 
 def test_an_error_amid_a_stream_is_told(client: Client, store: ChdbStore) -> None:
-    sql = "SELECT throwIf(number = 500000) FROM numbers(1000000)"
+    sql = f"SELECT throwIf(number = 500000, '{'long ' * 600}') FROM numbers(1000000)"
     with pytest.raises(StreamFailureError, match="Code: 395"), client.query_rows_stream(sql) as rows:
         sum(1 for _ in rows)
     with pytest.raises(http.client.IncompleteRead):
         http_send(store, "POST", "/", f"{sql} FORMAT Native".encode())
+
+
+def test_a_stream_ends_when_its_client_leaves(client: Client, store: ChdbStore) -> None:
+    leaving = http.client.HTTPConnection("127.0.0.1", urlsplit(store.url).port, timeout=20)
+    leaving.request("POST", "/", b"SELECT number FROM system.numbers FORMAT Native")
+    response = leaving.getresponse()
+    assert response.read(1)
+    running = "SELECT count() FROM system.processes WHERE query LIKE 'SELECT number FROM system.numbers%'"
+    assert client.command(running) == 1
+    response.close()
+    leaving.close()
+    deadline = time.monotonic() + 10
+    while client.command(running):
+        assert time.monotonic() < deadline
+    assert "Traceback" not in store.log.read_text()
 
 
 def test_the_database_of_the_client_is_used(client: Client, store: ChdbStore) -> None:
@@ -358,9 +373,10 @@ def test_acknowledged_rows_survive_a_kill_and_the_store_ends_in_time(tmp_path: P
         busy = http.client.HTTPConnection("127.0.0.1", urlsplit(second.url).port, timeout=20)
         busy.request("POST", "/", b"SELECT sleepEachRow(1) FROM numbers(60) SETTINGS max_block_size = 1")
         running = "SELECT count() FROM system.processes WHERE query LIKE 'SELECT sleepEachRow%'"
+        deadline = time.monotonic() + 10
         with connect(second) as watching:
             while not watching.command(running):
-                pass
+                assert time.monotonic() < deadline
         began = time.monotonic()
         second.stop()
         assert (second.returncode, time.monotonic() - began < 6) == (0, True)

@@ -1,0 +1,222 @@
+"""Commands. Each reads its settings, calls one module, and turns known errors into one message and exit status 2."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+import typer
+from aiokafka.errors import KafkaError
+from rich.console import Console
+
+from inference.errors import EngineMisconfigured, EngineUnavailable
+from sinks import clickhouse, lineage, migrate
+from sinks.errors import SchemaMismatch, StoreUnavailable
+from streams import asyncapi, logs, metrics, pipeline, settings, topics
+from streams.cli.lineage_tree import render
+from streams.errors import WorkerMisconfigured
+
+PIPELINES = Path(__file__).parents[2] / "deploy" / "pipelines"
+
+_KNOWN_ERRORS = (
+    WorkerMisconfigured,
+    EngineMisconfigured,
+    EngineUnavailable,
+    SchemaMismatch,
+    StoreUnavailable,
+    KafkaError,
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+topics_app = typer.Typer(no_args_is_help=True, help="Topics of the pipelines.")
+schema_app = typer.Typer(no_args_is_help=True, help="Generated documents: formats, topics, metrics.")
+app.add_typer(topics_app, name="topics")
+app.add_typer(schema_app, name="schema")
+
+PipelinesOption = Annotated[
+    list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
+]
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except _KNOWN_ERRORS as error:
+        typer.echo(f"weir: {error}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def worker(pipelines: PipelinesOption) -> None:
+    """Judge what arrives, until SIGTERM."""
+    from streams.worker import Worker  # Faust takes a while to import, and only this command needs it
+
+    chosen = _settings()
+    loaded = pipeline.load_all(pipelines)
+    _run(_start(lambda: Worker(chosen, loaded)))
+
+
+async def _start(create: Any) -> None:
+    await create().run()  # clients of Kafka are made inside the running loop
+
+
+@app.command()
+def check(files: Annotated[list[Path], typer.Argument(help="Pipeline files or folders.")]) -> None:
+    """Check pipeline files; prints what each does, or every mistake with its line."""
+    for loaded in pipeline.load_all(files):
+        for stage in loaded.stages:
+            labels = ", ".join(stage.judge.labels())
+            typer.echo(f"{loaded.name} {loaded.version}: {loaded.reads(stage)} -> {stage.name} -> {stage.writes}")
+            typer.echo(f"  {stage.judge.operator}: {labels}; {len(stage.judge.examples)} examples; SLA {loaded.sla}")
+
+
+@topics_app.command("create")
+def topics_create(
+    pipelines: PipelinesOption,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of each topic.")] = 8,
+    replication: Annotated[int, typer.Option(min=1, help="Replicas of each partition.")] = 1,
+) -> None:
+    """Create the topics that the pipelines read and write; those that exist are left alone."""
+    wanted = topics.topics_of(pipeline.load_all(pipelines))
+    created = _run(topics.create(_settings(), wanted, partitions, replication))
+    for topic in wanted:
+        typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
+
+
+@app.command("migrate")
+def migrate_command() -> None:
+    """Bring the ClickHouse schema up to date."""
+    applied = migrate.migrate(_settings().store)
+    for migration in applied:
+        typer.echo(f"applied {migration.version:04}_{migration.name}")
+    if not applied:
+        typer.echo("the schema is up to date")
+
+
+@app.command()
+def produce(
+    topic: Annotated[str, typer.Argument(help="Topic to publish to.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines with at least `text`; - for standard input.")] = Path("-"),
+    source: Annotated[str, typer.Option(help="CloudEvents source.")] = "/weir/produce",
+) -> None:
+    """Publish rows of a JSON-lines file."""
+    from streams.produce import Producer, read_rows
+
+    async def publish() -> int:
+        count = 0
+        async with Producer(_settings(), source) as producer:
+            with typer.open_file(str(file), encoding="utf-8") as lines:
+                for row in read_rows(lines):
+                    await producer.publish(topic, row)
+                    count += 1
+        return count
+
+    try:
+        typer.echo(f"published {_run(publish())} messages to {topic}")
+    except (OSError, ValueError) as error:
+        raise WorkerMisconfigured(f"{file}: {error}") from error
+
+
+@app.command()
+def tail(
+    topic: Annotated[str, typer.Argument(help="Topic to read.")],
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="All that the topic holds, then what comes.")
+    ] = False,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="Stop after so many; 0: go on.")] = 0,
+) -> None:
+    """Print the messages of a topic, one JSON object a line."""
+    from streams.tail import consumer
+
+    async def show() -> None:
+        seen = 0
+        async with consumer(_settings(), topic, from_start=from_start) as messages:
+            async for message in messages:
+                typer.echo(orjson.dumps(_shown(message)).decode())
+                seen += 1
+                if seen == count:
+                    return
+
+    _run(show())
+
+
+@app.command("lineage")
+def lineage_command(
+    row_id: Annotated[UUID, typer.Argument(help="Row id of a verdict or an event.", metavar="ROW_ID")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a tree.")] = False,
+) -> None:
+    """Show what a row was made from."""
+    client = clickhouse.connect(_settings().store)
+    try:
+        node = lineage.ancestors(client, row_id)
+    except clickhouse.UNAVAILABLE as error:
+        raise StoreUnavailable(clickhouse.brief(error)) from error
+    finally:
+        client.close()
+    if node is None:
+        typer.echo(f"weir: no row {row_id}", err=True)
+        raise typer.Exit(1)
+    if as_json:
+        typer.echo(orjson.dumps(node.as_dict(), default=str).decode())
+    else:
+        Console().print(render(node))
+
+
+@schema_app.command("pipeline")
+def schema_pipeline() -> None:
+    """JSON Schema of pipeline files, for editors."""
+    typer.echo(_pretty(pipeline.Pipeline.model_json_schema()), nl=False)
+
+
+@schema_app.command("asyncapi")
+def schema_asyncapi(pipelines: PipelinesOption) -> None:
+    """AsyncAPI document of all topics."""
+    typer.echo(_pretty(asyncapi.document(pipeline.load_all(pipelines))), nl=False)
+
+
+@schema_app.command("metrics")
+def schema_metrics() -> None:
+    """Page of all metrics."""
+    typer.echo(metrics.document(), nl=False)
+
+
+@schema_app.command("settings")
+def schema_settings() -> None:
+    """Page of all settings."""
+    typer.echo(settings.document(), nl=False)
+
+
+def _settings() -> settings.Settings:
+    chosen = settings.load()
+    logs.configure(chosen.log_level)
+    return chosen
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _pretty(document: object) -> str:
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def _shown(message: Any) -> dict[str, Any]:
+    """A message for people: JSON values as they are, anything else as text."""
+    try:
+        value = None if message.value is None else orjson.loads(message.value)
+    except orjson.JSONDecodeError:
+        value = message.value.decode("utf-8", "backslashreplace")
+    return {
+        "partition": message.partition,
+        "offset": message.offset,
+        "key": None if message.key is None else message.key.decode("utf-8", "backslashreplace"),
+        "headers": {name: (content or b"").decode("utf-8", "backslashreplace") for name, content in message.headers},
+        "value": value,
+    }

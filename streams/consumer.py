@@ -1,0 +1,105 @@
+"""Faust's Kafka consumer with a commit rule that loses nothing.
+
+Faust 0.15.3 commits the end of the first run of consecutive acknowledged offsets, and looks for unfinished work before
+that run only if it starts more than one past the last commit, and not at all while nothing has been committed. So a
+slow event can be committed past and is lost if the worker dies then (faust-streaming issue 606). It also records an
+offset as committed when the commit failed, and stops the worker on any error of a commit. Here a partition is
+committed up to its lowest unfinished offset, an error of a commit is an error of that attempt only, and the next
+interval tries again.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import faust
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+from mode.utils.futures import notify
+
+from streams.progress import PartitionProgress
+
+log = logging.getLogger(__name__)
+
+OnCommit = Callable[[Mapping[TP, int]], None]
+
+
+class SafeConsumer(driver.Consumer):
+    """Commits each partition up to its lowest unfinished offset."""
+
+    def __init__(
+        self, transport: Any, callback: Callable[[Message], Awaitable[None]], *args: Any, **kwargs: Any
+    ) -> None:
+        self.progress: dict[TP, PartitionProgress] = {}
+
+        async def deliver(message: Message) -> None:
+            self.progress.setdefault(message.tp, PartitionProgress()).deliver(message.offset, message)
+            await callback(message)
+
+        super().__init__(transport, deliver, *args, **kwargs)
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        return _SafeThread(self, loop=self.loop, beacon=self.beacon)
+
+    def ack(self, message: Message) -> bool:
+        """Mark a message as finished. Called by Faust when the last agent that reads it has acknowledged it."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        progress = self.progress.get(message.tp)
+        finished = progress is not None and progress.done(message.offset, message)
+        notify(self._waiting_for_ack)
+        return finished
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Forget partitions that are somebody else's now. Work on them goes on, but is no longer ours to commit."""
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self.progress.pop(tp, None)
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return (tp for tp in self.progress if topics is None or tp in topics or tp.topic in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.progress[tp].committable()
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing: an offset that was never delivered is nobody's work."""
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        assignment = self.assignment()
+        ours = {tp: offset for tp, offset in offsets.items() if tp in assignment}
+        if not ours or not await self._commit(ours):
+            return False
+        self._committed_offset.update(ours)
+        assert isinstance(self.app, App)
+        self.app.on_commit(ours)
+        return True
+
+
+class _SafeThread(driver.AIOKafkaConsumerThread):
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        consumer = self._ensure_consumer()
+        entries = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(o, "") for tp, o in offsets.items()}
+        try:
+            await consumer.commit(entries)
+        except KafkaError as error:
+            log.warning("offsets were not committed and will be with the next attempt: %s", error)
+            return False
+        return True
+
+
+class SafeTransport(driver.Transport):
+    """Faust's aiokafka transport with `SafeConsumer`."""
+
+    Consumer = SafeConsumer
+
+
+class App(faust.App):
+    """A Faust application whose consumer is `SafeConsumer`."""
+
+    on_commit: OnCommit = staticmethod(lambda offsets: None)
+
+    def _new_transport(self) -> SafeTransport:
+        return SafeTransport(self.conf.broker_consumer, self)

@@ -1,0 +1,129 @@
+"""From a Kafka message to an event with an identity, or to a dead letter with a reason."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+
+from streams import cloudevents
+from streams.errors import DeadLetter, Reason
+from streams.identity import event_row_id, offset_row_id
+from streams.records import TextMessage
+
+OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
+FUTURE = timedelta(days=1)
+
+_TIME = TypeAdapter(AwareDatetime)
+
+
+class KafkaMessage(Protocol):
+    """What this module needs of a consumed message. timestamp: Unix seconds, of the producer or the broker."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: float
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes | None]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A valid message. broker_time: Kafka's timestamp. event_id: empty if the producer gave none."""
+
+    row_id: int
+    text: str
+    source: str
+    event_id: str
+    event_time: datetime
+    broker_time: datetime
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    thread: str
+    author: str
+    lang: str
+    tenant: str
+    traceparent: str
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What makes two messages the same event: the producer's name for it, or its place in Kafka."""
+        if self.event_id:
+            return (self.source, self.event_id)
+        return (self.topic, str(self.partition), str(self.offset))
+
+
+def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
+    """The event that a message carries. Raises DeadLetter.
+
+    now: for tests; times more than a day after it are refused.
+    """
+    body = _parse(message.value)
+    if not body.text.strip():
+        raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space")
+    context = cloudevents.attributes(message.headers)
+    broker_time = datetime.fromtimestamp(message.timestamp, UTC)
+    event_time = (body.time or _header_time(context.get("time")) or broker_time).astimezone(UTC)
+    _check_range(event_time, now or datetime.now(UTC))
+    source = context.get("source") or message.topic
+    event_id = body.id or context.get("id") or ""
+    time_ms = int(event_time.timestamp() * 1000)
+    return Event(
+        row_id=event_row_id(time_ms, source, event_id)
+        if event_id
+        else offset_row_id(time_ms, message.topic, message.partition, message.offset),
+        text=body.text,
+        source=source,
+        event_id=event_id,
+        event_time=event_time,
+        broker_time=broker_time,
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        thread=body.thread,
+        author=body.author,
+        lang=body.lang,
+        tenant=body.tenant,
+        traceparent=context.get("traceparent", ""),
+    )
+
+
+def _parse(value: bytes | None) -> TextMessage:
+    if value is None:
+        raise DeadLetter(Reason.NO_VALUE, "the message has a key only")
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DeadLetter(Reason.NOT_UTF8, f"invalid UTF-8 at byte {error.start}") from error
+    try:
+        return TextMessage.model_validate_json(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        if problems[0]["type"] == "json_invalid":
+            raise DeadLetter(Reason.NOT_JSON, problems[0]["msg"]) from error
+        # include_input=False and the names of fields only: the message's words stay out of headers and logs.
+        detail = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'message'}: {p['msg']}" for p in problems)
+        raise DeadLetter(Reason.WRONG_FIELD, detail) from error
+
+
+def _header_time(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        return _TIME.validate_python(value)
+    except ValidationError as error:
+        raise DeadLetter(Reason.WRONG_FIELD, "header ce_time is not an RFC 3339 time with offset") from error
+
+
+def _check_range(time: datetime, now: datetime) -> None:
+    if not OLDEST <= time <= now + FUTURE:
+        raise DeadLetter(
+            Reason.TIME_OUT_OF_RANGE,
+            f"event time {cloudevents.rfc3339(time)} is not between {OLDEST.date()} and a day from now",
+        )

@@ -1,0 +1,29 @@
+"""One line an event on standard error, without the traceback of an error that is retried."""
+
+import logging
+import sys
+
+_QUIET = ("aiokafka", "faust", "mode", "asyncio", "clickhouse_connect")
+
+
+class _FirstLine(logging.Filter):
+    """Libraries report outages with tracebacks; we retry those, and one line each says enough."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None and record.name.split(".")[0] in _QUIET:
+            record.msg = f"{record.getMessage()}: {record.exc_info[1]}".splitlines()[0]
+            record.args = None
+            record.exc_info = None
+            record.exc_text = None
+        return True
+
+
+def configure(level: str) -> None:
+    """Log to standard error. level: of our own modules; libraries log warnings and errors only."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    handler.addFilter(_FirstLine())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)

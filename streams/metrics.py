@@ -1,0 +1,133 @@
+"""Every metric of a worker: one registry, from which docs/metrics.md is generated.
+
+Names follow Prometheus' rules (base units, `_total` for counters) and OpenTelemetry's GenAI conventions where those
+have a name. Labels are bounded: pipelines, stages, decisions, never a row or a text.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+_STAGE = ("pipeline", "stage")
+_LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 10800)
+_DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+
+
+class Metrics:
+    """The metrics, as attributes. One object a worker."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.received = Counter("weir_messages_received_total", "Messages taken from Kafka.", _STAGE, registry=r)
+        self.repeated = Counter(
+            "weir_messages_repeated_total",
+            "Messages whose event was judged or in flight already.",
+            _STAGE,
+            registry=r,
+        )
+        self.verdicts = Counter(
+            "weir_verdicts_total", "Verdicts that Kafka acknowledged.", (*_STAGE, "decision"), registry=r
+        )
+        self.dead_letters = Counter(
+            "weir_dead_letters_total",
+            "Messages that went to the dead-letter topic.",
+            (*_STAGE, "reason"),
+            registry=r,
+        )
+        self.in_flight = Gauge("weir_rows_in_flight", "Rows taken from Kafka and not finished.", _STAGE, registry=r)
+        self.event_latency = Histogram(
+            "weir_event_latency_seconds",
+            "From the time of the event to the acknowledgement of its verdict.",
+            _STAGE,
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.broker_latency = Histogram(
+            "weir_broker_latency_seconds",
+            "From Kafka's timestamp of the message to the acknowledgement of its verdict.",
+            _STAGE,
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.stage_duration = Histogram(
+            "weir_stage_duration_seconds",
+            "From taking a message to the acknowledgement of its verdict and rows.",
+            _STAGE,
+            buckets=_DURATION,
+            registry=r,
+        )
+        self.sla = Gauge(
+            "weir_sla_seconds",
+            "Time that the pipeline file gives from event to verdict.",
+            _STAGE,
+            registry=r,
+        )
+        self.operation_duration = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Time of one request to the engine, for each prompt that it carried.",
+            (*_STAGE, "gen_ai_request_model"),
+            buckets=_DURATION,
+            registry=r,
+        )
+        self.token_usage = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of one prompt; gen_ai_token_type is input or output.",
+            (*_STAGE, "gen_ai_request_model", "gen_ai_token_type"),
+            buckets=_TOKENS,
+            registry=r,
+        )
+        self.cached_tokens = Counter(
+            "weir_cached_tokens_total",
+            "Input tokens that came from the engine's prefix cache.",
+            _STAGE,
+            registry=r,
+        )
+        self.cost = Counter("weir_cost_usd_total", "US dollars for tokens, by the prices set.", _STAGE, registry=r)
+        self.parts = Counter("weir_parts_total", "Parts that texts were judged in; one for most.", _STAGE, registry=r)
+        self.sink_rows = Counter("weir_sink_rows_total", "Rows that ClickHouse acknowledged.", registry=r)
+        self.sink_flush = Histogram(
+            "weir_sink_flush_duration_seconds",
+            "Time of one batch to ClickHouse.",
+            buckets=_DURATION,
+            registry=r,
+        )
+        self.committed = Gauge(
+            "weir_committed_offset",
+            "Next offset to read after a restart.",
+            ("topic", "partition"),
+            registry=r,
+        )
+        self.up = Gauge(
+            "weir_dependency_up",
+            "1 if the dependency answered the last check, otherwise 0.",
+            ("dependency",),
+            registry=r,
+        )
+
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def all(self) -> Iterable[MetricWrapperBase]:
+        """Every metric, in the order in which they stand above."""
+        return (value for value in vars(self).values() if isinstance(value, MetricWrapperBase))
+
+
+def document() -> str:
+    """docs/metrics.md: name, type, labels and meaning of every metric."""
+    lines = [
+        "# Metrics",
+        "",
+        "A worker serves these at `/metrics`. This page is generated: `make docs`.",
+        "",
+        "| metric | type | labels | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for metric in Metrics().all():
+        described = next(iter(metric.describe()))
+        name = described.name + ("_total" if described.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+        lines.append(f"| `{name}` | {described.type} | {labels} | {described.documentation} |")
+    return "\n".join(lines) + "\n"

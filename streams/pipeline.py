@@ -1,0 +1,156 @@
+"""Pipelines: YAML files that say which topic is judged, how, and where the verdicts go."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from inference.operators import OperatorSettings
+from inference.section import Section
+from streams.errors import WorkerMisconfigured
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: str) -> str:
+    if not _DURATION.match(value):
+        raise ValueError("a duration is a number and ms, s, m, h or d, for example 10s")
+    return value
+
+
+Duration = Annotated[str, AfterValidator(_duration), Field(pattern=_DURATION.pattern, examples=["10s", "3h"])]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="lower case letters, digits, hyphens")]
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="name of a Kafka topic")]
+
+
+class Context(Section):
+    """How much of what was said before in its thread the model reads with a text."""
+
+    messages: int = Field(default=0, ge=0, le=50, description="earlier messages of the thread, the latest first kept")
+    characters: int = Field(default=200, ge=1, le=10_000, description="how much of each, from its end")
+
+
+class Stage(Section):
+    """One step: a topic that is read, an operator, a topic that is written."""
+
+    name: Name
+    reads: Topic | None = Field(default=None, description="default: the source, or what the stage before writes")
+    writes: Topic
+    context: Context = Context()
+    judge: OperatorSettings = Field(description="the operator and its settings")
+
+
+class Pipeline(Section):
+    """A source topic, the time by which its rows should be judged, and the stages in between."""
+
+    name: Name
+    version: str = Field(min_length=1, max_length=40, description="change it when you change what verdicts mean")
+    description: str = ""
+    source: Topic
+    sla: Duration = Field(description="from event time to verdict")
+    stages: list[Stage] = Field(min_length=1)
+
+    @property
+    def sla_seconds(self) -> float:
+        """The SLA in seconds."""
+        match = _DURATION.match(self.sla)
+        assert match
+        return float(match[1]) * _SECONDS[match[2]]
+
+    def reads(self, stage: Stage) -> str:
+        """The topic that a stage reads."""
+        before = self.stages[: self.stages.index(stage)]
+        return stage.reads or (before[-1].writes if before else self.source)
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are named {name!r}")
+        for stage in self.stages:
+            if self.reads(stage) == stage.writes:
+                raise ValueError(f"stage {stage.name!r} reads and writes the topic {stage.writes!r}")
+        return self
+
+
+class PipelineError(WorkerMisconfigured):
+    """A pipeline file is wrong; the message has a line for each mistake: file, line, place, reason."""
+
+
+def load(path: Path) -> Pipeline:
+    """Read one pipeline file. Raises PipelineError with everything that is wrong in it."""
+    try:
+        document = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: cannot be read: {error}") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PipelineError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except YAMLError as error:
+        raise PipelineError(f"{path}: not YAML: {error}") from error
+    try:
+        return Pipeline.model_validate(_plain(document))
+    except ValidationError as error:
+        raise PipelineError("\n".join(_explain(path, document, error))) from error
+
+
+def load_all(paths: Iterable[Path]) -> list[Pipeline]:
+    """Read pipeline files, and every .yaml of folders among `paths`. Raises PipelineError."""
+    files = [file for path in paths for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    if not files:
+        raise PipelineError(f"no pipeline files (*.yaml) in: {', '.join(map(str, paths))}")
+    pipelines: list[Pipeline] = []
+    mistakes: list[str] = []
+    for file in files:
+        try:
+            pipelines.append(load(file))
+        except PipelineError as error:
+            mistakes.append(str(error))
+    names = [pipeline.name for pipeline in pipelines]
+    mistakes += [f"two pipelines are named {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
+    if mistakes:
+        raise PipelineError("\n".join(mistakes))
+    return pipelines
+
+
+def _plain(node: Any) -> Any:
+    """Ordinary dicts and lists instead of ruamel's, which carry comments."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return str(node) if isinstance(node, str) else node
+
+
+def _explain(path: Path, document: Any, error: ValidationError) -> Iterable[str]:
+    for problem in error.errors(include_url=False):
+        place = list(problem["loc"])
+        if problem["type"] == "unknown_field":
+            place.append(problem["ctx"]["field"])
+        line, steps = _locate(document, place)
+        reason = problem["msg"].removeprefix("Value error, ")
+        yield f"{path}:{line}: {'.'.join(map(str, steps)) or 'file'}: {reason}"
+
+
+def _locate(document: Any, place: list[str | int]) -> tuple[int, list[str | int]]:
+    """Line of a place and its path. Steps that the file does not have, such as the tag of a union, are left out."""
+    node, line, steps = document, 1, []
+    for step in place:
+        if isinstance(node, CommentedMap) and step in node:
+            line = node.lc.key(step)[0] + 1
+        elif isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node):
+            line = node.lc.item(step)[0] + 1
+        else:
+            if step == place[-1] and isinstance(node, CommentedMap):
+                steps.append(step)  # a missing field: the line of what lacks it
+            continue
+        steps.append(step)
+        node = node[step]
+    return line, steps

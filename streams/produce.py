@@ -1,0 +1,62 @@
+"""A producer as any other: text messages to a topic, with CloudEvents headers and the thread as key."""
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from streams import cloudevents
+from streams.kafka import MAX_MESSAGE_BYTES, client_options
+from streams.records import MESSAGE_TYPE, TextMessage
+from streams.settings import Settings
+
+_FIELDS = tuple(TextMessage.model_fields)
+
+
+class Producer:
+    """Publishes rows as they are: what is wrong in them is for the worker to find."""
+
+    def __init__(self, settings: Settings, source: str) -> None:
+        """source: CloudEvents source of the events."""
+        self._source = source
+        self._stack = AsyncExitStack()
+        self._producer = AIOKafkaProducer(
+            **client_options(settings), acks="all", linger_ms=5, max_request_size=MAX_MESSAGE_BYTES
+        )
+
+    async def __aenter__(self) -> "Producer":
+        await self._producer.start()
+        self._stack.push_async_callback(self._producer.stop)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def publish(self, topic: str, row: dict[str, Any]) -> None:
+        """Return when Kafka has acknowledged the row. Fields that a text message does not have are left out, and
+        `time` is now if the row has none. Raises KafkaError.
+        """
+        now = datetime.now(UTC)
+        body = {"time": cloudevents.rfc3339(now)} | {name: row[name] for name in _FIELDS if name in row}
+        thread = body.get("thread")
+        headers = cloudevents.headers(
+            id=str(body.get("id", "")), source=self._source, type=MESSAGE_TYPE, time=now, subject=str(thread or "")
+        )
+        key = str(thread).encode() if thread else None
+        await self._producer.send_and_wait(topic, orjson.dumps(body), key, headers=list(headers))
+
+
+def read_rows(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """Rows of a JSON-lines text. Raises ValueError with the number of a line that is no JSON object."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is JSON, but no object")
+            yield row

@@ -1,0 +1,70 @@
+"""Messages to Kafka, tried until they are acknowledged."""
+
+import logging
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
+
+from streams.cloudevents import Headers
+from streams.errors import WorkerMisconfigured
+from streams.kafka import MAX_DEAD_LETTER_BYTES, client_options
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MAX_BACKOFF_SECONDS = 15.0
+_OVERHEAD_BYTES = 16 * 1024
+
+
+class Publisher:
+    """A producer that waits for all replicas (`acks=all`) and does not give up.
+
+    Messages of one key keep the order in which `send` was called and awaited. A message may stand in the topic twice
+    when an acknowledgement was lost; readers tell by the row id.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._producer = AIOKafkaProducer(
+            **client_options(settings),
+            acks="all",
+            linger_ms=5,
+            max_request_size=MAX_DEAD_LETTER_BYTES + _OVERHEAD_BYTES,
+        )
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaError."""
+        await self._producer.start()
+
+    async def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
+        """Return when Kafka has acknowledged the message. Raises WorkerMisconfigured if the topic refuses its size."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(_transient),
+            wait=wait_random_exponential(multiplier=0.2, max=_MAX_BACKOFF_SECONDS),
+            before_sleep=before_sleep_log(log, logging.WARNING),
+            reraise=True,
+        ):
+            with attempt:
+                try:
+                    await self._producer.send_and_wait(topic, value, key, headers=headers)
+                except MessageSizeTooLargeError as error:
+                    raise WorkerMisconfigured(
+                        f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "
+                        f"to {MAX_DEAD_LETTER_BYTES} (weir topics create does that for new topics)"
+                    ) from error
+
+    async def ready(self) -> str | None:
+        """None if the cluster answers, otherwise the reason why not."""
+        try:
+            metadata = await self._producer.client.fetch_all_metadata()
+        except (TimeoutError, KafkaError, OSError) as error:
+            return str(error) or type(error).__name__
+        return None if metadata.brokers() else "no broker answers"
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect."""
+        await self._producer.stop()
+
+
+def _transient(error: BaseException) -> bool:
+    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)

@@ -1,0 +1,100 @@
+"""What the messages of each topic look like. The AsyncAPI document is generated from these types."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from streams.cloudevents import rfc3339
+
+VERDICT_TYPE = "weir.verdict.v1"
+MESSAGE_TYPE = "weir.message.v1"
+
+Name = Annotated[str, Field(max_length=256)]
+Score = Annotated[float, Field(ge=0, le=1)]
+Tokens = Annotated[int, Field(ge=0)]
+
+
+class TextMessage(BaseModel):
+    """A text to be judged: a community message, a ticket. Unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    text: str = Field(description="the words; any length, split and judged whole where it is long")
+    id: Name | None = Field(
+        default=None,
+        description="the producer's name for the event, unique within `source`; default: CloudEvents `ce_id`, "
+        "and without either the event is known by its topic, partition and offset",
+    )
+    time: AwareDatetime | None = Field(
+        default=None,
+        description="when it was written, RFC 3339 with offset; default: CloudEvents `ce_time`, then Kafka's timestamp",
+    )
+    thread: Name = Field(default="", description="conversation that it belongs to; publish with this as the key")
+    author: Name = Field(default="", description="who wrote it")
+    lang: Annotated[str, Field(max_length=35)] = Field(default="", description="language, BCP 47")
+    tenant: Name = Field(default="", description="who pays for the judgement")
+
+
+class Source(BaseModel):
+    """The event that a verdict is about, and where it stands in Kafka."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    row_id: str = Field(description="row id of the event, UUID")
+    source: str = Field(description="CloudEvents source of the event")
+    id: str = Field(description="the producer's id of the event; empty if it gave none")
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+
+
+class TokenUsage(BaseModel):
+    """Tokens that the judgement took."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input_tokens: Tokens
+    cached_tokens: Tokens = Field(description="input tokens that came from the engine's prefix cache")
+    output_tokens: Tokens
+
+
+class Verdict(BaseModel):
+    """One judgement. The same event always has the same `row_id`: a reader that keys by it counts each event once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    row_id: str = Field(description="UUID; sorts by event time")
+    parents: list[str] = Field(description="row ids of what was judged and of what was read as context")
+    source: Source
+    pipeline: str
+    pipeline_version: str
+    stage: str
+    operator: Literal["moderate", "classify"]
+    decision: str = Field(description="moderate: allow, review or block; classify: accept or review")
+    label: str = Field(description="the most probable label")
+    scores: dict[str, Score] = Field(description="calibrated probability of each label")
+    confidence: Score = Field(description="calibrated probability that the decision rests on")
+    model: str
+    prompt_hash: str
+    parts: int = Field(ge=1, description="how many parts the text was judged in")
+    usage: TokenUsage
+    cost_usd: float = Field(ge=0)
+    latency_ms: int = Field(ge=0, description="from event time to judgement")
+    event_time: datetime
+    judged_at: datetime
+    thread: str
+    author: str
+    lang: str
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The verdict as JSON, times in RFC 3339 to the millisecond."""
+        return orjson.dumps(self.model_dump(), default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return rfc3339(value.astimezone(UTC))
+    raise TypeError(f"{type(value).__name__} has no place in a message")

@@ -1,0 +1,196 @@
+"""Settings of worker and CLI: environment variables `WEIR_*`, or a TOML file of the same names in lower case."""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from inference.cost import Prices
+from inference.openai import EngineSettings
+from sinks.clickhouse import StoreSettings
+from streams.errors import WorkerMisconfigured
+
+_PREFIX = "WEIR_"
+_FILE_VARIABLE = "WEIR_SETTINGS"
+
+
+def _address(schemes: tuple[str, ...]) -> AfterValidator:
+    def check(value: str) -> str:
+        for url in map(urlsplit, _each(value)):
+            if url.username or url.password:
+                raise ValueError("a URL must not hold a user or a password; use the settings made for them")
+            if url.scheme not in schemes or not url.hostname:
+                raise ValueError(f"must look like {schemes[0]}://host:port")
+            _ = url.port  # raises ValueError if it is no port
+        return value
+
+    return AfterValidator(check)
+
+
+def _each(value: str) -> list[str]:
+    scheme, _, rest = value.partition("://")
+    return [f"{scheme}://{server}" for server in rest.split(",")]
+
+
+class Settings(BaseSettings):
+    """What a worker needs to know of its surroundings. Secrets are never printed."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    kafka_url: Annotated[str, _address(("kafka",))] = Field(description="kafka://host:port[,host:port]")
+    kafka_group: str = Field(default="weir", min_length=1, description="consumer group of the workers")
+    kafka_tls: bool = Field(default=False, description="use TLS")
+    kafka_ca_file: str = Field(default="", description="certificate authority; default: the system's")
+    kafka_cert_file: str = Field(default="", description="own certificate, for mutual TLS")
+    kafka_key_file: str = Field(default="", description="key of the own certificate")
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="", description="how to log in; empty: not at all"
+    )
+    kafka_user: str = Field(default="", description="SASL user")
+    kafka_password: SecretStr = Field(default=SecretStr(""), description="SASL password")
+
+    engine_url: Annotated[str, _address(("http", "https"))] = Field(description="root of the OpenAI-compatible server")
+    engine_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
+    engine_model: str = Field(default="", description="model to use; default: the first that the server names")
+    engine_dialect: Literal["", "vllm", "llamacpp", "openai"] = Field(default="", description="default: found out")
+    engine_requests_in_flight: int = Field(default=4, ge=1, le=1024, description="requests at once")
+    engine_prompts_per_request: int = Field(default=0, ge=0, le=256, description="0: what the dialect accounts for")
+    engine_timeout_seconds: float = Field(default=120, gt=0, description="longest that a request may take")
+    engine_context_tokens: int = Field(default=0, ge=0, description="0: what the server says")
+    price_input_usd: float = Field(default=0, ge=0, description="US dollars a million input tokens")
+    price_cached_usd: float = Field(default=0, ge=0, description="US dollars a million input tokens from the cache")
+    price_output_usd: float = Field(default=0, ge=0, description="US dollars a million output tokens")
+
+    clickhouse_url: Annotated[str, _address(("http", "https"))] = Field(description="http://host:8123")
+    clickhouse_user: str = Field(default="default", description="user")
+    clickhouse_password: SecretStr = Field(default=SecretStr(""), description="password")
+    clickhouse_database: str = Field(default="weir", pattern=r"^[A-Za-z_]\w*$", description="database")
+    clickhouse_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
+
+    web_host: str = Field(default="127.0.0.1", description="address of /metrics and /health")
+    web_port: int = Field(default=8080, ge=0, le=65535, description="port of /metrics and /health; 0: any")
+    rows_in_flight: int = Field(default=256, ge=1, le=100_000, description="rows that a stage works on at once")
+    drain_seconds: float = Field(default=30, ge=0, description="how long SIGTERM waits for rows in flight")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="how much is logged")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.kafka_sasl_mechanism and not (self.kafka_user and self.kafka_password.get_secret_value()):
+            raise ValueError("WEIR_KAFKA_SASL_MECHANISM needs WEIR_KAFKA_USER and WEIR_KAFKA_PASSWORD")
+        if bool(self.kafka_cert_file) != bool(self.kafka_key_file):
+            raise ValueError("WEIR_KAFKA_CERT_FILE and WEIR_KAFKA_KEY_FILE go together")
+        for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file"):
+            file = getattr(self, name)
+            if file and not Path(file).is_file():
+                raise ValueError(f"{_PREFIX}{name.upper()}: there is no file {file}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file that WEIR_SETTINGS names."""
+        return env_settings, InitSettingsSource(settings_cls, _file_settings())
+
+    @property
+    def engine(self) -> EngineSettings:
+        """The part for `inference`."""
+        return EngineSettings(
+            url=self.engine_url,
+            api_key=self.engine_api_key.get_secret_value(),
+            model=self.engine_model,
+            dialect=self.engine_dialect,
+            requests_in_flight=self.engine_requests_in_flight,
+            prompts_per_request=self.engine_prompts_per_request,
+            timeout=self.engine_timeout_seconds,
+            context_tokens=self.engine_context_tokens,
+        )
+
+    @property
+    def prices(self) -> Prices:
+        """What tokens cost."""
+        return Prices(self.price_input_usd, self.price_cached_usd, self.price_output_usd)
+
+    @property
+    def store(self) -> StoreSettings:
+        """The part for `sinks`."""
+        return StoreSettings(
+            url=self.clickhouse_url,
+            user=self.clickhouse_user,
+            password=self.clickhouse_password.get_secret_value(),
+            database=self.clickhouse_database,
+            ca_file=self.clickhouse_ca_file,
+        )
+
+
+def load() -> Settings:
+    """The settings of this process. Raises WorkerMisconfigured with every wrong, missing or unknown setting."""
+    mistakes = _unknown_variables()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        mistakes += [_explain(problem) for problem in error.errors(include_url=False, include_input=False)]
+    except WorkerMisconfigured as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise WorkerMisconfigured("settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+    return settings
+
+
+def _file_settings() -> dict[str, Any]:
+    name = os.environ.get(_FILE_VARIABLE)
+    if not name:
+        return {}
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise WorkerMisconfigured(f"{_FILE_VARIABLE}: {name} cannot be used: {error}") from error
+
+
+def _unknown_variables() -> list[str]:
+    """Variables with our prefix that mean nothing: a typing mistake would otherwise go unnoticed."""
+    known = [_PREFIX + name.upper() for name in Settings.model_fields] + [_FILE_VARIABLE]
+    mistakes = []
+    for name in os.environ:
+        if name.startswith(_PREFIX) and name not in known and not name.startswith(f"{_PREFIX}TEST_"):
+            close = difflib.get_close_matches(name, known, n=1)
+            mistakes.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return mistakes
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        reason = f"is not set ({Settings.model_fields[name].description})"
+    if problem["type"] == "extra_forbidden":
+        reason = f"no such setting in the file that {_FILE_VARIABLE} names"
+    return f"{_PREFIX}{name.upper()}: {reason}" if name else reason
+
+
+def document() -> str:
+    """docs/settings.md: name, default and meaning of every setting."""
+    lines = [
+        "# Settings",
+        "",
+        f"Environment variables, or a TOML file named by `{_FILE_VARIABLE}` with the same names in lower case and",
+        "without the prefix. The environment wins. This page is generated: `make docs`.",
+        "",
+        "| variable | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+        default = "required" if field.is_required() else f"`{value}`" if value not in ("", None) else ""
+        lines.append(f"| `{_PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,138 @@
+"""From a judgement to what leaves the worker: the verdict for Kafka and the rows for ClickHouse."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from inference.judgement import Judgement
+from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
+from streams.decode import Event
+from streams.history import Earlier
+from streams.identity import row_of, stage_row_id, uuid_text
+from streams.pipeline import Pipeline, Stage
+from streams.records import Source, TokenUsage, Verdict
+
+
+def verdict_of(
+    pipeline: Pipeline,
+    stage: Stage,
+    event: Event,
+    context: Sequence[Earlier],
+    judgement: Judgement,
+    judged_at: datetime,
+) -> Verdict:
+    """The verdict about an event. context: the messages that the model read with it."""
+    time_ms = event.row_id >> 80
+    usage = judgement.usage
+    # model_construct: the values are ours, and checking them again would cost more than all the rest.
+    return Verdict.model_construct(
+        row_id=uuid_text(stage_row_id(time_ms, pipeline.name, stage.name, 0, [event.row_id])),
+        parents=[uuid_text(row) for row in (event.row_id, *(message.row_id for message in context))],
+        source=Source.model_construct(
+            row_id=uuid_text(event.row_id),
+            source=event.source,
+            id=event.event_id,
+            topic=event.topic,
+            partition=event.partition,
+            offset=event.offset,
+        ),
+        pipeline=pipeline.name,
+        pipeline_version=pipeline.version,
+        stage=stage.name,
+        operator=stage.judge.operator,
+        decision=judgement.decision,
+        label=judgement.label,
+        scores=dict(judgement.scores),
+        confidence=judgement.confidence,
+        model=judgement.model,
+        prompt_hash=judgement.prompt_hash,
+        parts=judgement.parts,
+        usage=TokenUsage.model_construct(
+            input_tokens=usage.input_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
+        ),
+        cost_usd=judgement.cost_usd,
+        latency_ms=max(0, round((judged_at - event.event_time).total_seconds() * 1000)),
+        event_time=event.event_time,
+        judged_at=judged_at,
+        thread=event.thread,
+        author=event.author,
+        lang=event.lang,
+        tenant=event.tenant,
+    )
+
+
+def rows_of(event: Event, context: Sequence[Earlier], judgement: Judgement, verdict: Verdict) -> list[AnyRow]:
+    """Everything that ClickHouse keeps of one judgement: the words, the verdict, the calls, the edges."""
+    row_id = row_of(verdict.row_id)
+    at = verdict.judged_at
+    source = SourceRow(
+        row_id=event.row_id,
+        event_time=event.event_time,
+        broker_time=event.broker_time,
+        source=event.source,
+        event_id=event.event_id,
+        topic=event.topic,
+        partition=event.partition,
+        offset=event.offset,
+        tenant=event.tenant,
+        thread=event.thread,
+        author=event.author,
+        lang=event.lang,
+        text=event.text,
+        written_at=at,
+    )
+    return [
+        source,
+        LineageEdgeRow(row_id, event.row_id, "input", at),
+        *(LineageEdgeRow(row_id, message.row_id, "context", at) for message in context),
+        *_call_rows(row_id, judgement, at),
+        _verdict_row(row_id, event, verdict),
+    ]
+
+
+def _call_rows(row_id: int, judgement: Judgement, at: datetime) -> list[InferenceCallRow]:
+    return [
+        InferenceCallRow(
+            row_id=row_id,
+            call=number,
+            called_at=at,
+            model=judgement.model,
+            prompt_hash=judgement.prompt_hash,
+            input_tokens=call.usage.input_tokens,
+            cached_tokens=call.usage.cached_tokens,
+            output_tokens=call.usage.output_tokens,
+            seconds=call.seconds,
+            cost_usd=call.cost_usd,
+        )
+        for number, call in enumerate(judgement.calls)
+    ]
+
+
+def _verdict_row(row_id: int, event: Event, verdict: Verdict) -> VerdictRow:
+    return VerdictRow(
+        row_id=row_id,
+        source_row_id=event.row_id,
+        pipeline=verdict.pipeline,
+        pipeline_version=verdict.pipeline_version,
+        stage=verdict.stage,
+        operator=verdict.operator,
+        tenant=event.tenant,
+        lang=event.lang,
+        event_time=event.event_time,
+        broker_time=event.broker_time,
+        judged_at=verdict.judged_at,
+        topic=event.topic,
+        partition=event.partition,
+        offset=event.offset,
+        decision=verdict.decision,
+        label=verdict.label,
+        scores=list(verdict.scores.values()),
+        confidence=verdict.confidence,
+        model=verdict.model,
+        prompt_hash=verdict.prompt_hash,
+        parts=verdict.parts,
+        input_tokens=verdict.usage.input_tokens,
+        cached_tokens=verdict.usage.cached_tokens,
+        output_tokens=verdict.usage.output_tokens,
+        cost_usd=verdict.cost_usd,
+        latency_ms=verdict.latency_ms,
+    )

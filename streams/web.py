@@ -1,0 +1,71 @@
+"""The worker's own pages: metrics and health."""
+
+import html
+
+import orjson
+from aiohttp import web
+
+from streams.health import Health
+from streams.metrics import Metrics
+
+
+class WebServer:
+    """Serves /metrics, /health/live, /health/ready and an index."""
+
+    def __init__(self, host: str, port: int, metrics: Metrics, health: Health) -> None:
+        """port: 0 for any free one; `port` then tells which."""
+        self._address = (host, port)
+        self._metrics = metrics
+        self._health = health
+        app = web.Application()
+        app.router.add_get("/", self._index)
+        app.router.add_get("/metrics", self._serve_metrics)
+        app.router.add_get("/health/live", self._live)
+        app.router.add_get("/health/ready", self._ready)
+        self._runner = web.AppRunner(app, access_log=None)
+        self.port = port
+
+    async def start(self) -> None:
+        """Listen. Raises OSError if the address is taken."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, *self._address).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()
+
+    async def _serve_metrics(self, _: web.Request) -> web.Response:
+        await self._health.dependencies()
+        return web.Response(
+            body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _live(self, _: web.Request) -> web.Response:
+        reason = self._health.stopped
+        return _json(200 if reason is None else 503, {"live": reason is None, "reason": reason})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        dependencies = await self._health.dependencies()
+        ready = self._health.stopped is None and not any(dependencies.values())
+        states = {name: reason or "up" for name, reason in dependencies.items()}
+        return _json(200 if ready else 503, {"ready": ready, "dependencies": states})
+
+    async def _index(self, _: web.Request) -> web.Response:
+        dependencies = await self._health.dependencies()
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(reason or 'up')}</td></tr>"
+            for name, reason in dependencies.items()
+        )
+        page = (
+            "<!doctype html><html lang=en><meta charset=utf-8><title>Weir worker</title>"
+            "<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:40rem;padding:0 1rem}"
+            "table{border-collapse:collapse;width:100%}td{border-top:1px solid #ccc;padding:.4rem}</style>"
+            f"<h1>Weir worker</h1><table>{rows}</table><p><a href=/metrics>metrics</a> · "
+            "<a href=/health/live>live</a> · <a href=/health/ready>ready</a></p>"
+        )
+        return web.Response(text=page, content_type="text/html")
+
+
+def _json(status: int, body: object) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")

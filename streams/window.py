@@ -1,0 +1,116 @@
+"""The rows that a stage works on at once: how many, which, and in which order their verdicts leave."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable
+from types import TracebackType
+
+_REMEMBERED = 100_000
+
+
+class Window:
+    """Bounds the rows in flight. `enter` waits while it is full, and that wait is what pauses Kafka."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rows = 0
+        self._changed = asyncio.Condition()
+
+    @property
+    def rows(self) -> int:
+        """Rows in flight."""
+        return self._rows
+
+    async def enter(self) -> None:
+        """Take a place; wait for one while the window is full."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._rows < self._size)
+            self._rows += 1
+
+    async def leave(self) -> None:
+        """Give a place back."""
+        async with self._changed:
+            self._rows -= 1
+            self._changed.notify_all()
+
+    async def empty(self) -> None:
+        """Return when no row is in flight."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._rows)
+
+
+class Repeats:
+    """Knows the events that are in flight, and the last ones that were finished."""
+
+    def __init__(self) -> None:
+        self._in_flight: dict[Hashable, asyncio.Future[None]] = {}
+        self._finished: OrderedDict[Hashable, None] = OrderedDict()
+
+    async def first(self, identity: Hashable) -> bool:
+        """True if this event is new; the caller must then call `finish` or `give_up`. False when it is finished.
+
+        Waits while the same event is in flight; if that attempt is given up, one of those who wait is the next first.
+        """
+        while (running := self._in_flight.get(identity)) is not None:
+            await asyncio.wait([running])
+        if identity in self._finished:
+            return False
+        self._in_flight[identity] = asyncio.get_running_loop().create_future()
+        return True
+
+    def finish(self, identity: Hashable) -> None:
+        """The event is judged and stored, or dead-lettered."""
+        self._finished[identity] = None
+        if len(self._finished) > _REMEMBERED:
+            self._finished.popitem(last=False)
+        self.give_up(identity)
+
+    def give_up(self, identity: Hashable) -> None:
+        """The event was not finished, and may be tried again."""
+        running = self._in_flight.pop(identity, None)
+        if running is not None:
+            running.set_result(None)
+
+
+class Turns:
+    """Lets the rows of one key pass in the order in which they took their turn; rows of other keys do not wait."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, asyncio.Future[None]] = {}
+
+    def take(self, key: Hashable | None) -> "Turn":
+        """The next turn of `key`; without a key there is no order and nothing to wait for."""
+        turn = Turn(self, key, self._last.get(key) if key is not None else None)
+        if key is not None:
+            self._last[key] = turn.passed
+        return turn
+
+    def forget(self, turn: "Turn") -> None:
+        """A turn has passed; nobody needs to wait for it."""
+        if turn.key is not None and self._last.get(turn.key) is turn.passed:
+            del self._last[turn.key]
+
+
+class Turn:
+    """`async with turn:` waits for the turn before it; leaving the block, by whichever way, lets the next one pass."""
+
+    def __init__(self, turns: Turns, key: Hashable | None, before: "asyncio.Future[None] | None") -> None:
+        self.key = key
+        self.passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns = turns
+        self._before = before
+
+    async def __aenter__(self) -> None:
+        if self._before is not None:
+            await asyncio.wait([self._before])
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let the next one pass. Safe to call twice."""
+        if not self.passed.done():
+            self.passed.set_result(None)
+            self._turns.forget(self)
