@@ -7,16 +7,14 @@ from uuid import UUID
 
 from clickhouse_connect.driver.client import Client
 
-_MAX_EDGES = 10_000
-
-_ANCESTORS = f"""
+_ANCESTORS = """
 WITH RECURSIVE tree AS
 (
-    SELECT child, parent, kind FROM lineage_edges_raw WHERE child = {{row:UInt128}}
+    SELECT child, parent, kind FROM lineage_edges_raw WHERE child = {row:UInt128}
     UNION ALL
     SELECT child, parent, kind FROM lineage_edges_raw WHERE child IN (SELECT parent FROM tree)
 )
-SELECT DISTINCT child, parent, kind FROM tree LIMIT {_MAX_EDGES}
+SELECT DISTINCT child, parent, kind FROM tree LIMIT 10000
 """
 
 _VERDICTS = """

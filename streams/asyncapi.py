@@ -41,16 +41,13 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
     for pipeline in pipelines:
         for stage in pipeline.stages:
             reads, name = pipeline.reads(stage), f"{pipeline.name}/{stage.name}"
-            channels.setdefault(
-                reads, _channel(reads, "textMessage", "Texts to be judged. Key: the thread, so that it stays in order.")
-            )
-            channels.setdefault(
-                stage.writes, _channel(stage.writes, "verdict", "Judgements. Key: that of the message.")
-            )
             dlq = dead_letters(reads)
-            channels.setdefault(
-                dlq, _channel(dlq, "deadLetter", f"What could not be processed of {reads}, as it came.")
-            )
+            for topic, message, purpose in (
+                (reads, "textMessage", "Texts to be judged. Key: the thread, so that it stays in order."),
+                (stage.writes, "verdict", "Judgements. Key: that of the message judged."),
+                (dlq, "deadLetter", f"What could not be processed of {reads}, as it came."),
+            ):
+                channels.setdefault(topic, _channel(topic, message, purpose))
             operations[f"{name}: read"] = _operation("receive", reads, f"{name} judges these.")
             operations[f"{name}: publish"] = _operation("send", stage.writes, f"{name} publishes these.")
             operations[f"{name}: give up"] = _operation("send", dlq, f"{name} gave these up.")

@@ -24,6 +24,6 @@ def configure(level: str) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     handler.addFilter(_FirstLine())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for name in _QUIET:
+    for name in (*_QUIET, "streams.consumer"):  # Faust logs the life of a service under its class's module
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)

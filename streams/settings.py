@@ -3,6 +3,7 @@
 import difflib
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -18,10 +19,12 @@ from streams.errors import WorkerMisconfigured
 _PREFIX = "WEIR_"
 _FILE_VARIABLE = "WEIR_SETTINGS"
 
+Server = Literal["kafka", "engine", "clickhouse"]
+
 
 def _address(schemes: tuple[str, ...]) -> AfterValidator:
     def check(value: str) -> str:
-        for url in map(urlsplit, _each(value)):
+        for url in map(urlsplit, _each(value)) if value else ():
             if url.username or url.password:
                 raise ValueError("a URL must not hold a user or a password; use the settings made for them")
             if url.scheme not in schemes or not url.hostname:
@@ -42,7 +45,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
 
-    kafka_url: Annotated[str, _address(("kafka",))] = Field(description="kafka://host:port[,host:port]")
+    kafka_url: Annotated[str, _address(("kafka",))] = Field(default="", description="kafka://host:port[,host:port]")
     kafka_group: str = Field(default="weir", min_length=1, description="consumer group of the workers")
     kafka_tls: bool = Field(default=False, description="use TLS")
     kafka_ca_file: str = Field(default="", description="certificate authority; default: the system's")
@@ -54,7 +57,9 @@ class Settings(BaseSettings):
     kafka_user: str = Field(default="", description="SASL user")
     kafka_password: SecretStr = Field(default=SecretStr(""), description="SASL password")
 
-    engine_url: Annotated[str, _address(("http", "https"))] = Field(description="root of the OpenAI-compatible server")
+    engine_url: Annotated[str, _address(("http", "https"))] = Field(
+        default="", description="root of the OpenAI-compatible server, http://host:8000"
+    )
     engine_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
     engine_model: str = Field(default="", description="model to use; default: the first that the server names")
     engine_dialect: Literal["", "vllm", "llamacpp", "openai"] = Field(default="", description="default: found out")
@@ -66,7 +71,7 @@ class Settings(BaseSettings):
     price_cached_usd: float = Field(default=0, ge=0, description="US dollars a million input tokens from the cache")
     price_output_usd: float = Field(default=0, ge=0, description="US dollars a million output tokens")
 
-    clickhouse_url: Annotated[str, _address(("http", "https"))] = Field(description="http://host:8123")
+    clickhouse_url: Annotated[str, _address(("http", "https"))] = Field(default="", description="http://host:8123")
     clickhouse_user: str = Field(default="default", description="user")
     clickhouse_password: SecretStr = Field(default=SecretStr(""), description="password")
     clickhouse_database: str = Field(default="weir", pattern=r"^[A-Za-z_]\w*$", description="database")
@@ -99,8 +104,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment first, then the file that WEIR_SETTINGS names."""
-        return env_settings, InitSettingsSource(settings_cls, _file_settings())
+        """Arguments first, then the environment, then the file that WEIR_SETTINGS names."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_settings())
 
     @property
     def engine(self) -> EngineSettings:
@@ -133,8 +138,11 @@ class Settings(BaseSettings):
         )
 
 
-def load() -> Settings:
-    """The settings of this process. Raises WorkerMisconfigured with every wrong, missing or unknown setting."""
+def load(needs: Sequence[Server]) -> Settings:
+    """The settings of this process. needs: the servers that it will use.
+
+    Raises WorkerMisconfigured with every wrong, missing or unknown setting.
+    """
     mistakes = _unknown_variables()
     try:
         settings = Settings()
@@ -142,6 +150,9 @@ def load() -> Settings:
         mistakes += [_explain(problem) for problem in error.errors(include_url=False, include_input=False)]
     except WorkerMisconfigured as error:
         mistakes.append(str(error))
+    else:
+        missing = [f"{server}_url" for server in needs if not getattr(settings, f"{server}_url")]
+        mistakes += [f"{_PREFIX}{name.upper()}: is not set ({_described(name)})" for name in missing]
     if mistakes:
         raise WorkerMisconfigured("settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return settings
@@ -168,11 +179,13 @@ def _unknown_variables() -> list[str]:
     return mistakes
 
 
+def _described(name: str) -> str:
+    return Settings.model_fields[name].description or ""
+
+
 def _explain(problem: Any) -> str:
     name = ".".join(map(str, problem["loc"]))
     reason = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        reason = f"is not set ({Settings.model_fields[name].description})"
     if problem["type"] == "extra_forbidden":
         reason = f"no such setting in the file that {_FILE_VARIABLE} names"
     return f"{_PREFIX}{name.upper()}: {reason}" if name else reason
@@ -191,6 +204,6 @@ def document() -> str:
     ]
     for name, field in Settings.model_fields.items():
         value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-        default = "required" if field.is_required() else f"`{value}`" if value not in ("", None) else ""
+        default = "required" if name.endswith("_url") else f"`{value}`" if value != "" else ""
         lines.append(f"| `{_PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"

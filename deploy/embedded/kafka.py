@@ -266,7 +266,7 @@ def _format(java: Sequence[str], settings: Path, log: Path, timeout: float) -> N
 def _serves(port: int) -> bool:
     """Whether a Metadata request is answered with a broker in it.
 
-    The port opens earlier, but no topic can be placed until the controller has admitted the broker.
+    An open port is not enough: topics can be placed once the controller has admitted the broker, which this tells.
     """
     metadata, version, correlation, no_client_id, no_topics = 3, 0, 1, -1, 0
     request = struct.pack(">hhihi", metadata, version, correlation, no_client_id, no_topics)

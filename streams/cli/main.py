@@ -3,8 +3,9 @@
 import asyncio
 import sys
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 from uuid import UUID
 
 import orjson
@@ -55,7 +56,7 @@ def worker(pipelines: PipelinesOption) -> None:
     """Judge what arrives, until SIGTERM."""
     from streams.worker import Worker  # Faust takes a while to import, and only this command needs it
 
-    chosen = _settings()
+    chosen = _settings("kafka", "engine", "clickhouse")
     loaded = pipeline.load_all(pipelines)
     _run(_start(lambda: Worker(chosen, loaded)))
 
@@ -82,7 +83,7 @@ def topics_create(
 ) -> None:
     """Create the topics that the pipelines read and write; those that exist are left alone."""
     wanted = topics.topics_of(pipeline.load_all(pipelines))
-    created = _run(topics.create(_settings(), wanted, partitions, replication))
+    created = _run(topics.create(_settings("kafka"), wanted, partitions, replication))
     for topic in wanted:
         typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
 
@@ -90,7 +91,7 @@ def topics_create(
 @app.command("migrate")
 def migrate_command() -> None:
     """Bring the ClickHouse schema up to date."""
-    applied = migrate.migrate(_settings().store)
+    applied = migrate.migrate(_settings("clickhouse").store)
     for migration in applied:
         typer.echo(f"applied {migration.version:04}_{migration.name}")
     if not applied:
@@ -108,8 +109,8 @@ def produce(
 
     async def publish() -> int:
         count = 0
-        async with Producer(_settings(), source) as producer:
-            with typer.open_file(str(file), encoding="utf-8") as lines:
+        async with Producer(_settings("kafka"), source) as producer:
+            with _open(file) as lines:
                 for row in read_rows(lines):
                     await producer.publish(topic, row)
                     count += 1
@@ -134,7 +135,7 @@ def tail(
 
     async def show() -> None:
         seen = 0
-        async with consumer(_settings(), topic, from_start=from_start) as messages:
+        async with consumer(_settings("kafka"), topic, from_start=from_start) as messages:
             async for message in messages:
                 typer.echo(orjson.dumps(_shown(message)).decode())
                 seen += 1
@@ -150,7 +151,7 @@ def lineage_command(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a tree.")] = False,
 ) -> None:
     """Show what a row was made from."""
-    client = clickhouse.connect(_settings().store)
+    client = clickhouse.connect(_settings("clickhouse").store)
     try:
         node = lineage.ancestors(client, row_id)
     except clickhouse.UNAVAILABLE as error:
@@ -190,8 +191,8 @@ def schema_settings() -> None:
     typer.echo(settings.document(), nl=False)
 
 
-def _settings() -> settings.Settings:
-    chosen = settings.load()
+def _settings(*needs: settings.Server) -> settings.Settings:
+    chosen = settings.load(needs)
     logs.configure(chosen.log_level)
     return chosen
 
@@ -201,6 +202,10 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _open(file: Path) -> AbstractContextManager[TextIO]:
+    return nullcontext(sys.stdin) if str(file) == "-" else file.open(encoding="utf-8")
 
 
 def _pretty(document: object) -> str:

@@ -1,0 +1,5 @@
+"""`python -m streams` is the command `weir`."""
+
+from streams.cli import main
+
+main()
