@@ -145,7 +145,7 @@ def unavailable(target: Path) -> str | None:
     try:
         _maven("dependency:resolve")
     except FetchFailed as error:
-        return f"not fetched to {target} and Maven Central is not reachable: {error}"
+        return f"not fetched to {target} and Maven cannot get it (is Maven Central reachable?): {error}"
     return None
 
 
@@ -212,7 +212,8 @@ def _maven(goal: str, *options: str) -> None:
     except subprocess.TimeoutExpired:
         raise FetchFailed(f"Maven did not finish within {_MAVEN_SECONDS:.0f} s") from None
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines() or [f"status {done.returncode}"]
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)  # it resets colours even when told to use none
+        said = plain.strip().splitlines() or [f"status {done.returncode}"]
         raise FetchFailed(f"Maven failed: {said[0]}")
 
 

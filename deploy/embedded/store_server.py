@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import chdb
 import lz4.frame  # type: ignore[import-untyped]
@@ -314,16 +315,12 @@ class Server:
         return response
 
 
-def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="store_server")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--path", required=True)
-    args = parser.parse_args()
+def serve(path: Path, port: int) -> NoReturn:
+    """Serve the tables in `path` on a loopback port until SIGTERM or SIGINT, then end the process."""
     web.run_app(
-        Server(Engine(args.path)).application(),
+        Server(Engine(str(path))).application(),
         host="127.0.0.1",
-        port=args.port,
+        port=port,
         shutdown_timeout=_SHUTDOWN_SECONDS,
         access_log=None,
         print=None,
@@ -333,4 +330,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(prog="store_server")
+    options.add_argument("--port", type=int, required=True)
+    options.add_argument("--path", type=Path, required=True)
+    chosen = options.parse_args()
+    serve(chosen.path, chosen.port)

@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Coroutine
-from contextlib import AbstractContextManager, nullcontext
+import tempfile
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 from uuid import UUID
@@ -63,6 +64,53 @@ def worker(pipelines: PipelinesOption) -> None:
 
 async def _start(create: Any) -> None:
     await create().run()  # clients of Kafka are made inside the running loop
+
+
+@app.command()
+def demo(
+    file: Annotated[Path | None, typer.Option("--input", help="JSON lines with at least `text`, instead.")] = None,
+    name: Annotated[str, typer.Option("--pipeline", help="Pipeline for --input.")] = "community-moderation",
+    keep: Annotated[Path | None, typer.Option(help="Keep store and logs in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Report as one JSON object on the last line.")] = False,
+) -> None:
+    """Run the whole service here, with embedded broker, engine and store. Exit status 0 if nothing was lost."""
+    from deploy.embedded.process import ProcessFailed
+    from streams.demo import run, traffic
+
+    console = Console(stderr=as_json)
+    pipelines = pipeline.load_all([PIPELINES])
+    if file:
+        pipelines = [chosen for chosen in pipelines if chosen.name == name]
+        if not pipelines:
+            known = ", ".join(chosen.name for chosen in pipeline.load_all([PIPELINES]))
+            raise WorkerMisconfigured(f"no pipeline {name!r}; there are: {known}")
+    folder = PIPELINES / f"{name}.yaml" if file else PIPELINES
+    items = traffic.from_file(file, pipelines[0].source) if file else traffic.shipped(pipelines)
+    logs.configure("WARNING")
+    with _folder(keep) as data:
+        try:
+            report = run.run(console, items, pipelines, folder, data)
+        except ProcessFailed as error:
+            raise WorkerMisconfigured(str(error)) from error
+    report.show(console)
+    if keep:
+        console.print(f"Kept in {keep}. Serve it with: weir store {keep}")
+    if as_json:
+        typer.echo(orjson.dumps(report.as_dict()).decode())
+    if not report.good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def store(
+    folder: Annotated[Path, typer.Argument(help="Folder that `weir demo --keep` filled.", exists=True)],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on loopback.")] = 8123,
+) -> None:
+    """Serve a kept store over ClickHouse's HTTP protocol on loopback, until Ctrl-C."""
+    from deploy.embedded import store_server
+
+    typer.echo(f"export WEIR_CLICKHOUSE_URL=http://127.0.0.1:{port}")
+    store_server.serve(folder / "tables", port)
 
 
 @app.command()
@@ -206,6 +254,19 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def _open(file: Path) -> AbstractContextManager[TextIO]:
     return nullcontext(sys.stdin) if str(file) == "-" else file.open(encoding="utf-8")
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """The folder to keep, or one that goes with the block."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="weir-") as folder:
+            yield Path(folder)
+    else:
+        if keep.exists() and any(keep.iterdir()):
+            raise WorkerMisconfigured(f"{keep} is not empty; name a new folder for --keep")
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
 
 
 def _pretty(document: object) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -105,7 +106,7 @@ def numbers(records: Sequence[ConsumerRecord[bytes, bytes]]) -> list[int]:
 
 def listening(pid: int) -> set[str]:
     """Local addresses that a process listens on, in the kernel's hexadecimal."""
-    sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    sockets = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     rows = [
         line.split()
         for table in ("tcp", "tcp6")
@@ -241,11 +242,15 @@ def test_foreground_ends_in_order_on_ctrl_c(jars: Path, tmp_path: Path, monkeypa
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the address has to come through a pipe at once
     argv = [sys.executable, "-m", "deploy.embedded.kafka", "--jars", str(jars), "--data", str(tmp_path)]
     with subprocess.Popen([*argv, "--port", str(free_port())], stdout=subprocess.PIPE, text=True) as command:
-        assert command.stdout
-        url = command.stdout.readline().strip()
-        assert url.startswith("kafka://127.0.0.1:")
-        command.send_signal(signal.SIGINT)
-        assert command.wait(timeout=30) == 0
+        try:
+            assert command.stdout
+            assert select.select([command.stdout], [], [], SECONDS)[0]
+            url = command.stdout.readline().strip()
+            assert url.startswith("kafka://127.0.0.1:")
+            command.send_signal(signal.SIGINT)
+            assert command.wait(timeout=SECONDS) == 0
+        finally:
+            command.kill()
     assert not tcp_open(int(url.rsplit(":")[-1]))
     assert (tmp_path / "topics" / ".kafka_cleanshutdown").exists()
 
@@ -258,7 +263,7 @@ folder = next(word for word in sys.argv if word.startswith('-DoutputDirectory=')
 pathlib.Path(folder).mkdir()
 pathlib.Path(folder, 'one.jar').write_bytes(b'one')
 """
-_FAILS = "print('[ERROR] no route'); sys.exit(1)"
+_FAILS = r"print('\x1b[0m[ERROR] no route'); sys.exit(1)"
 
 
 @pytest.fixture
@@ -333,7 +338,7 @@ def test_fetch_refuses_a_folder_that_was_changed(tools: Path, tmp_path: Path) ->
 def test_fetch_tells_why_maven_failed(tools: Path, tmp_path: Path) -> None:
     install(tools, "mvn", _FAILS)
 
-    with pytest.raises(FetchFailed, match="no route"):
+    with pytest.raises(FetchFailed, match=r"failed: \[ERROR\] no route"):
         fetch(tmp_path / "jars")
 
     assert not (tmp_path / "jars").exists()
@@ -362,7 +367,7 @@ def test_unavailable_when_maven_cannot_resolve(tools: Path, tmp_path: Path) -> N
     reason = unavailable(tmp_path / "jars")
 
     assert reason
-    assert "Maven Central is not reachable" in reason
+    assert "is Maven Central reachable?" in reason
     assert "no route" in reason
 
 

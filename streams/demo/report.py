@@ -1,0 +1,112 @@
+"""What the demo found, for people and for programs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sinks.lineage import LineageNode
+from streams.cli.lineage_tree import render
+from streams.demo.account import Account
+
+SMALL_MODEL = (
+    "SmolLM2-135M shows that the plumbing works. It is no moderator: its verdicts are often wrong. "
+    "Point WEIR_ENGINE_URL at vLLM with a model made for the job."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of one run.
+
+    rows: verdicts that ClickHouse shows a reader. stored_twice: how many of them are beyond one for each event.
+    """
+
+    account: Account
+    rows: int
+    stored_twice: int
+    seconds: float
+    names: dict[str, str]
+    examples: list[LineageNode]
+
+    @property
+    def duplicated(self) -> int:
+        """Verdicts beyond one for each event, in the topic or in the store."""
+        return self.account.duplicated + self.stored_twice
+
+    @property
+    def good(self) -> bool:
+        """Nothing lost, nothing duplicated, and the store has what the topic has."""
+        return not self.account.outstanding and not self.duplicated and self.rows == len(self.account.verdicts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values, for JSON."""
+        account = self.account
+        by_pipeline = account.agreement()
+        labelled = sum(int(found["rows"]) for found in by_pipeline.values())
+        agreeing = sum(found["rows"] * found["agreement"] for found in by_pipeline.values())
+        return {
+            "published": account.publishes,
+            "verdicts": len(account.verdicts),
+            "rows": self.rows,
+            "lost": account.outstanding,
+            "duplicated": self.duplicated,
+            "dead_lettered": len(account.dead),
+            "seconds": round(self.seconds, 1),
+            "p50_ms": round(account.percentile_ms(0.50)),
+            "p95_ms": round(account.percentile_ms(0.95)),
+            "tokens_in": int(account.total("usage", "input_tokens")),
+            "tokens_cached": int(account.total("usage", "cached_tokens")),
+            "tokens_out": int(account.total("usage", "output_tokens")),
+            "cost_usd": round(account.total("cost_usd"), 8),
+            "agreement": round(agreeing / labelled, 4) if labelled else None,
+            "agreement_by_pipeline": by_pipeline,
+            "decisions": dict(account.decisions()),
+            **self.names,
+            "note": SMALL_MODEL,
+        }
+
+    def show(self, console: Console) -> None:
+        """Print the report for people."""
+        console.print(Panel(Group(*self._parts()), title="weir demo", title_align="left", padding=(1, 2)))
+
+    def _parts(self) -> list[RenderableType]:
+        found = self.as_dict()
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for name, value in (
+            ("published", f"{found['published']} events"),
+            ("verdicts", f"{found['verdicts']} read back from the topic: {_shares(found['decisions'])}"),
+            ("rows", f"{found['rows']} verdicts in ClickHouse"),
+            ("lost", _verdict(found["lost"])),
+            ("duplicated", _verdict(found["duplicated"])),
+            ("dead-lettered", str(found["dead_lettered"])),
+            ("latency", f"p50 {found['p50_ms'] / 1000:.2f} s, p95 {found['p95_ms'] / 1000:.2f} s, event to verdict"),
+            ("tokens", f"{found['tokens_in']:,} in ({found['tokens_cached']:,} cached), {found['tokens_out']:,} out"),
+            ("cost", f"{found['cost_usd']:.6f} USD at nominal prices"),
+            ("time", f"{found['seconds']:.0f} s, {found['verdicts'] / max(self.seconds, 0.1):.1f} verdicts a second"),
+            ("parts", f"{found['broker']}, {found['engine']}, {found['store']}"),
+        ):
+            table.add_row(name, value)
+        for pipeline, share in found["agreement_by_pipeline"].items():
+            table.add_row(
+                "agreement",
+                f"{pipeline}: {share['agreement']:.0%} with the labels of {share['rows']:.0f} rows "
+                f"(always the most frequent label: {share['most_frequent_label']:.0%})",
+            )
+        parts: list[RenderableType] = [table, Text(), Text("Three verdicts and what they rest on", style="bold")]
+        for node in self.examples:
+            parts += [Text(), render(node)]
+        return [*parts, Text(), Text(SMALL_MODEL, style="yellow")]
+
+
+def _shares(decisions: dict[str, int]) -> str:
+    return ", ".join(f"{count} {decision}" for decision, count in sorted(decisions.items())) or "none"
+
+
+def _verdict(count: int) -> str:
+    return f"[green]{count}[/]" if not count else f"[bold red]{count}[/]"
