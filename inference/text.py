@@ -3,9 +3,10 @@
 import re
 import unicodedata
 
-# What chat templates use as special tokens: <|im_end|>, <s>, </s>, <start_of_turn>, [INST], <<SYS>>.
+# What chat templates use as special tokens: <|im_end|>, <s>, </s>, <start_of_turn>, [INST], <<SYS>>, [gMASK],
+# [UNUSED_TOKEN_145], [control_8].
 _SPECIAL_ANGLE = re.compile(r"<(?=[|/<A-Za-z_\u2581\uff5c])")
-_SPECIAL_SQUARE = re.compile(r"\[(?=/?[A-Z_]{2,}\])")
+_SPECIAL_SQUARE = re.compile(r"\[(?=/?(?:[a-z]?[A-Z_]{2}[A-Z_0-9]*|control_[0-9]+)\])")
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？؟])\s+|\n+")
 
 
@@ -55,7 +56,7 @@ def _pieces(text: str, characters: int) -> list[str]:
     """Sentences; those longer than `characters` in words or, at worst, in slices."""
     pieces: list[str] = []
     for sentence in sentences(text):
-        rest = sentence
+        rest = sentence.strip()
         while len(rest) > characters:
             space = rest.rfind(" ", 1, characters + 1)
             cut = space if space > 0 else characters

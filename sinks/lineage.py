@@ -69,8 +69,12 @@ def _node(
     row: int, role: str, edges: dict[int, list[tuple[str, int]]], facts: dict[int, tuple[str, dict[str, Any]]]
 ) -> LineageNode:
     kind, columns = facts.get(row, ("missing", {}))
-    # Inputs before context; parents of one role by their ids, which sort by time.
-    parents = sorted(edges.get(row, []), key=lambda edge: (edge[0] != "input", edge[1]))
+    parents = sorted(edges.get(row, []), key=lambda edge: (edge[0] != "input", *_order(edge[1], facts)))
     return LineageNode(
         str(UUID(int=row)), kind, role, columns, [_node(parent, edge, edges, facts) for edge, parent in parents]
     )
+
+
+def _order(row: int, facts: dict[int, tuple[str, dict[str, Any]]]) -> tuple[int, int]:
+    """Row ids sort by event time; within a millisecond, the place in the topic tells what came first."""
+    return row >> 80, int(facts.get(row, ("", {}))[1].get("offset", 0))

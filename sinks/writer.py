@@ -145,6 +145,7 @@ class Writer:
         except StoreUnavailable:
             raise
         except _MISFIT as error:
+            self._contexts.clear()  # one of them may still hold the rows, and would refuse any others
             raise RowRejected(f"a row does not fit its table: {brief(error)}") from error
         except UNAVAILABLE as error:
             self._forget_connection()

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
 
     kafka_url: Annotated[str, _address(("kafka",))] = Field(default="", description="kafka://host:port[,host:port]")
     kafka_group: str = Field(default="weir", min_length=1, description="consumer group of the workers")
+    kafka_session_seconds: float = Field(
+        default=10, ge=6, le=300, description="silence after which Kafka gives a worker up"
+    )
     kafka_tls: bool = Field(default=False, description="use TLS")
     kafka_ca_file: str = Field(default="", description="certificate authority; default: the system's")
     kafka_cert_file: str = Field(default="", description="own certificate, for mutual TLS")

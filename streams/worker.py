@@ -35,7 +35,6 @@ STOPPING_ERRORS = (WorkerMisconfigured, EngineMisconfigured, SchemaMismatch)
 
 _MAX_BACKOFF_SECONDS = 15.0
 _COMMIT_SECONDS = 1.0
-_SESSION_SECONDS = 10.0
 _HEARTBEAT_SECONDS = 1.0
 # Paused partitions are not polled, and a worker that waits for its engine is not dead: its heartbeats say so.
 _POLL_SECONDS = timedelta(days=365).total_seconds()
@@ -128,9 +127,9 @@ class Worker:
             broker_credentials=faust_credentials(settings),
             broker_client_id="weir",
             broker_commit_interval=_COMMIT_SECONDS,
-            broker_session_timeout=_SESSION_SECONDS,
+            broker_session_timeout=settings.kafka_session_seconds,
             broker_heartbeat_interval=_HEARTBEAT_SECONDS,
-            broker_request_timeout=REQUEST_TIMEOUT_MS / 1000,
+            broker_request_timeout=max(REQUEST_TIMEOUT_MS / 1000, settings.kafka_session_seconds),
             broker_max_poll_interval=_POLL_SECONDS,
             consumer_auto_offset_reset="earliest",
             consumer_max_fetch_size=MAX_MESSAGE_BYTES,

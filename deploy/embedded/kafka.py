@@ -18,7 +18,7 @@ from pathlib import Path
 from deploy.embedded.process import ChildProcess, ProcessFailed, free_port, tcp_open
 
 NAME = "kafka"
-JARS_VARIABLE = "WEIR_KAFKA_JARS"
+JARS_VARIABLE = "WEIR_TEST_KAFKA_JARS"
 DEFAULT_PORT = 9092
 
 POM = Path(__file__).resolve().parents[1] / "kafka" / "pom.xml"
@@ -112,7 +112,7 @@ def default_home() -> Path:
 
 
 def default_jars() -> Path:
-    """Folder of the jars: what WEIR_KAFKA_JARS says, else `jars` in the default home."""
+    """Folder of the jars: what WEIR_TEST_KAFKA_JARS says, else `jars` in the default home."""
     return Path(os.environ.get(JARS_VARIABLE) or default_home() / "jars")
 
 

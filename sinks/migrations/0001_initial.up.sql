@@ -109,12 +109,13 @@ FROM source_rows_raw FINAL;
 CREATE VIEW IF NOT EXISTS prompts AS
 SELECT * FROM prompts_raw FINAL;
 
+-- A verdict whose prompt is not here has no names for its scores; the slices keep it from failing the whole query.
 CREATE VIEW IF NOT EXISTS verdicts AS
 SELECT
     toUUID(leftPad(hex(row_id), 32, '0')) AS row_uuid,
     v.* EXCEPT (scores),
     v.scores AS score_values,
-    mapFromArrays(p.labels, v.scores) AS scores
+    mapFromArrays(arraySlice(p.labels, 1, length(v.scores)), arraySlice(v.scores, 1, length(p.labels))) AS scores
 FROM (SELECT * FROM verdicts_raw FINAL) AS v
 LEFT ANY JOIN (SELECT prompt_hash, any(labels) AS labels FROM prompts_raw GROUP BY prompt_hash) AS p USING (prompt_hash);
 

@@ -41,6 +41,7 @@ def running(data: Path) -> Iterator[Servers]:
             engine_url=engine.url,
             clickhouse_url=store.url,
             web_port=free_port(),
+            kafka_session_seconds=6,  # Tansu lets a member in after half of this
             # Two requests over four slots: a slot with the right prompt in its cache is nearly always free.
             engine_requests_in_flight=2,
             rows_in_flight=32,

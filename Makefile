@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all a newcomer needs; both set up .venv first, and work offline once that is done.
+
+.DEFAULT_GOAL := help
+PYTHON3 ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON := $(BIN)/python
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint unit docs lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## install everything that is pinned into .venv
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON3) -c 'import sys; sys.exit("Weir needs Python 3.11 or later; set PYTHON3=") if sys.version_info < (3, 11) else 0'
+	$(PYTHON3) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## the whole service on this machine, with text that Weir ships
+	$(BIN)/weir demo $(ARGS)
+
+test: lint ## lint, types and all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(READY) ## tests that take seconds
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
+	$(BIN)/weir schema pipeline > deploy/pipelines/pipeline.schema.json
+	$(BIN)/weir schema asyncapi --pipelines deploy/pipelines > docs/asyncapi.json
+	$(BIN)/weir schema metrics > docs/metrics.md
+	$(BIN)/weir schema settings > docs/settings.md
+
+lock: ## resolve requirements.lock anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra embedded --extra dev --output-file requirements.lock pyproject.toml
+
+clean: ## remove what was made here
+	rm -rf $(VENV) .kafka *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+include deploy/kafka/kafka.mk

@@ -1,0 +1,288 @@
+"""Servers that answer as a test wants, a relay that can be cut, and the engines that tests talk to."""
+
+import asyncio
+import json
+import logging
+import math
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+import hypothesis
+import pytest
+from aiohttp import web
+
+from deploy.embedded.engine import LlamaEngine
+from inference.engine import LabelToken
+from inference.openai import EngineSettings, OpenAiEngine
+
+SECONDS = 60.0  # a test that waits for something that never comes ends after this
+RECORDED = Path(__file__).with_name("recorded")
+
+hypothesis.settings.register_profile("inference", deadline=None)
+hypothesis.settings.load_profile("inference")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """An HTTP server on loopback that keeps its port when it goes down and comes up again.
+
+    asked: the body of each request to /v1/completions. most_in_flight: how many of those were under way at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.most_in_flight = 0
+        self._in_flight = 0
+        self._port = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def prompts(self) -> list[str]:
+        """Every prompt asked for, in the order of arrival."""
+        return [prompt for body in self.asked for prompt in each(body["prompt"])]
+
+    async def up(self) -> None:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    async def down(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
+        raise NotImplementedError
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(request.headers)
+        body = await request.json() if request.can_read_body else None
+        if request.path != "/v1/completions":
+            return await self.answer(request, body)
+        self.asked.append(body)
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            return await self.answer(request, body)
+        finally:
+            self._in_flight -= 1
+
+
+class ScriptedEngine(Server):
+    """A model server with vLLM's manners whose answers a test chooses.
+
+    script: handlers for the next requests to /v1/completions, one each; the others are answered properly.
+    probabilities: message to the probability of each label word; `message` is what stands after the last "Message:",
+    or the prompt itself. start_tokens: how many tokens the server puts before each prompt.
+
+    Its tokens are words of up to eight letters with the space before them, pieces of longer words, and other characters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models: dict[str, Any] = {"data": [{"id": "scripted", "owned_by": "vllm", "max_model_len": 256}]}
+        self.tokenizer: deque[Handler] = deque()
+        self.script: deque[Handler] = deque()
+        self.probabilities: Callable[[str], Mapping[str, float]] = lambda _: {"ok": 1.0}
+        self.start_tokens = 0
+        self.rejected: list[str] = []
+        self._vocabulary: dict[str, int] = {}
+
+    def tokens(self, text: str) -> list[int]:
+        pieces = re.findall(r" ?\w{1,8}|[^\w]", text)
+        return [self._vocabulary.setdefault(piece, len(self._vocabulary)) for piece in pieces]
+
+    def token(self, word: str) -> LabelToken:
+        (number,) = self.tokens(f" {word}")
+        return LabelToken(f" {word}", number)
+
+    async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
+        if request.path == "/v1/models":
+            return web.json_response(self.models)
+        if request.path == "/tokenize":
+            if self.tokenizer:
+                return await self.tokenizer.popleft()(request)
+            return web.json_response({"tokens": self.tokens(body["prompt"])})
+        if self.script:
+            return await self.script.popleft()(request)
+        await asyncio.sleep(0)  # so that requests sent together are seen together
+        return self._complete(body)
+
+    def _complete(self, body: Mapping[str, Any]) -> web.Response:
+        prompts = each(body["prompt"])
+        counts = [len(self.tokens(prompt)) + self.start_tokens for prompt in prompts]
+        limit = self.models["data"][0]["max_model_len"]
+        too_long = [prompt for prompt, count in zip(prompts, counts, strict=True) if count >= limit]
+        if too_long:
+            self.rejected += too_long
+            return web.json_response({"error": {"message": f"maximum context length is {limit} tokens"}}, status=400)
+        choices = [
+            self._choice(number, prompt, body["logprob_token_ids"], count)
+            for number, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
+        ]
+        usage = {"prompt_tokens": sum(counts), "completion_tokens": len(prompts)}
+        return web.json_response({"choices": choices, "usage": usage})
+
+    def _choice(self, index: int, prompt: str, labels: Sequence[int], count: int) -> dict[str, Any]:
+        words = {number: word for word, number in self._vocabulary.items()}
+        share = self.probabilities(message_of(prompt))
+        logprobs = {f"token_id:{i}": math.log(share.get(words[i].strip(), 0) or 1e-9) for i in labels}
+        return {
+            "index": index,
+            "logprobs": {"top_logprobs": [logprobs]},
+            "prompt_token_ids": [0] * count,
+            "token_ids": [0],
+        }
+
+
+class Replay(Server):
+    """Answers exactly the requests that were recorded, as they were answered; all others with status 418."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self._recorded = [recorded(name) for name in names]
+
+    async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
+        wanted = {"method": request.method, "path": request.path, "body": body}
+        for exchange in self._recorded:
+            if exchange["request"] == wanted:
+                return web.json_response(exchange["answer"], status=exchange["status"])
+        return web.json_response({"error": "nothing was recorded for this request"}, status=418)
+
+
+class Relay(Server):
+    """Passes requests on to an engine."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self._target = target
+
+    async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(request.method, self._target + request.path, json=body) as response,
+        ):
+            return web.Response(status=response.status, body=await response.read(), content_type="application/json")
+
+
+def each(prompt: str | list[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else prompt
+
+
+def message_of(prompt: str) -> str:
+    """The text that a prompt of `LabelPrompt` asks about."""
+    return prompt.rpartition("Message: ")[2].removesuffix("\nLabel:")
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """A request to vLLM 0.32.0 with SmolLM2-135M-Instruct and a context of 2048 tokens, and what it answered."""
+    exchange: dict[str, Any] = json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+    return exchange
+
+
+def reply(status: int, body: Any = None) -> Handler:
+    """Answer with this status; a body of bytes is sent as it is, any other as JSON."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        if isinstance(body, bytes):
+            return web.Response(status=status, body=body)
+        return web.json_response(body, status=status)
+
+    return handler
+
+
+async def half_body(request: web.Request) -> web.StreamResponse:
+    """Begin an answer, and close the connection before its end."""
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"choices": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def hang_up(request: web.Request) -> web.StreamResponse:
+    """Close the connection without an answer."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+async def hang(_: web.Request) -> web.StreamResponse:
+    """Never answer."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class Failures(logging.Handler):
+    """Failed attempts of engines, as they log them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._messages: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.put_nowait(record.getMessage())
+
+    async def next(self) -> str:
+        """The log line of the next failed attempt, once there is one."""
+        async with asyncio.timeout(SECONDS):
+            return await self._messages.get()
+
+
+class Connect(Protocol):
+    """Makes a connected engine. The test's end closes it."""
+
+    async def __call__(self, server: Server | str, **settings: Any) -> OpenAiEngine: ...
+
+
+@pytest.fixture
+def failures() -> Iterator[Failures]:
+    handler = Failures()
+    log = logging.getLogger("inference.openai")
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[ScriptedEngine]:
+    server = ScriptedEngine()
+    await server.up()
+    yield server
+    await server.down()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    engines: list[OpenAiEngine] = []
+
+    async def make(server: Server | str, **settings: Any) -> OpenAiEngine:
+        engine = OpenAiEngine(EngineSettings(server if isinstance(server, str) else server.url, **settings))
+        engines.append(engine)
+        await engine.connect()
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.close()
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
+    with LlamaEngine(tmp_path_factory.mktemp("engine")) as started:
+        yield started

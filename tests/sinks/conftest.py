@@ -1,0 +1,170 @@
+"""A store with Weir's tables, and rows that fit them."""
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from deploy.embedded.store import ChdbStore
+from sinks.clickhouse import StoreSettings, connect
+from sinks.migrate import migrate
+from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
+ROW_ID = (int(NOW.timestamp()) * 1000 + 89) << 80 | 0x7 << 76 | 0b10 << 62 | 1
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WEIR_") and not name.startswith("WEIR_TEST_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    given = os.environ.get("WEIR_TEST_CLICKHOUSE_URL")
+    if given:
+        yield given
+        return
+    pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
+    with ChdbStore(tmp_path_factory.mktemp("store")) as store:
+        yield store.url
+
+
+@pytest.fixture(scope="module")
+def new_database(store_url: str) -> Iterator[Callable[[], StoreSettings]]:
+    """Settings for a database that does not exist yet; it is dropped at the end."""
+    made: list[str] = []
+
+    def name() -> StoreSettings:
+        made.append(f"weir_{uuid4().hex}")
+        return StoreSettings(store_url, database=made[-1])
+
+    yield name
+    client = connect(StoreSettings(store_url), database="default")
+    for database in made:
+        client.command(f"DROP DATABASE IF EXISTS `{database}`")
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def settings(new_database: Callable[[], StoreSettings]) -> StoreSettings:
+    """A database with all migrations."""
+    chosen = new_database()
+    migrate(chosen)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def client(settings: StoreSettings) -> Iterator[Client]:
+    opened = connect(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tables(client: Client, settings: StoreSettings) -> Client:
+    """A client of the tables, which are empty."""
+    names = client.query(
+        "SELECT name FROM system.tables WHERE database = {database:String} AND name LIKE '%\\_raw'",
+        parameters={"database": settings.database},
+    ).result_rows
+    for (name,) in names:
+        client.command(f"TRUNCATE TABLE {name}")
+    return client
+
+
+_ROWS: dict[type[AnyRow], dict[str, Any]] = {
+    SourceRow: {
+        "row_id": ROW_ID,
+        "event_time": NOW,
+        "broker_time": NOW,
+        "source": "/tests",
+        "event_id": "e-1",
+        "topic": "messages",
+        "partition": 3,
+        "offset": 41,
+        "tenant": "acme",
+        "thread": "t-1",
+        "author": "ann",
+        "lang": "en",
+        "text": "hello",
+        "written_at": NOW,
+    },
+    VerdictRow: {
+        "row_id": ROW_ID + 1,
+        "source_row_id": ROW_ID,
+        "pipeline": "moderation",
+        "pipeline_version": "1",
+        "stage": "moderate",
+        "operator": "moderate",
+        "tenant": "acme",
+        "lang": "en",
+        "event_time": NOW,
+        "broker_time": NOW,
+        "judged_at": NOW,
+        "topic": "messages",
+        "partition": 3,
+        "offset": 41,
+        "decision": "allow",
+        "label": "ok",
+        "scores": [0.75, 0.25],
+        "confidence": 0.75,
+        "model": "m-1",
+        "prompt_hash": "a1",
+        "parts": 1,
+        "input_tokens": 30,
+        "cached_tokens": 20,
+        "output_tokens": 1,
+        "cost_usd": 0.001,
+        "latency_ms": 5,
+    },
+    InferenceCallRow: {
+        "row_id": ROW_ID + 1,
+        "call": 0,
+        "called_at": NOW,
+        "model": "m-1",
+        "prompt_hash": "a1",
+        "input_tokens": 30,
+        "cached_tokens": 20,
+        "output_tokens": 1,
+        "seconds": 0.5,
+        "cost_usd": 0.001,
+    },
+    LineageEdgeRow: {"child": ROW_ID + 1, "parent": ROW_ID, "kind": "input", "written_at": NOW},
+    PromptRow: {
+        "prompt_hash": "a1",
+        "model": "m-1",
+        "pipeline": "moderation",
+        "pipeline_version": "1",
+        "stage": "moderate",
+        "operator": "moderate",
+        "labels": ["ok", "spam"],
+        "text": "Judge: {text}",
+        "used_at": NOW,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def make() -> Make:
+    """`make(SourceRow, text="x")`: a row that fits its table, but for the columns given."""
+
+    def row(of: type[AnyRow], /, **columns: Any) -> AnyRow:
+        return of(**{**_ROWS[of], **columns})
+
+    return row
+
+
+@pytest.fixture(scope="session")
+def sql_folder() -> Path:
+    return Path(__file__).parents[2] / "sinks" / "migrations"

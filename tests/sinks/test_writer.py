@@ -1,0 +1,309 @@
+"""The writer: many callers, few inserts, an answer only for what is stored, and patience with the store."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from deploy.embedded.process import ChildProcess, free_port, http_ok
+from sinks.clickhouse import StoreSettings, connect
+from sinks.errors import RowRejected
+from sinks.migrate import migrate
+from sinks.rows import TABLES, AnyRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
+from sinks.writer import Writer
+
+Make = Callable[..., Any]
+Running = Callable[..., AbstractAsyncContextManager[Writer]]
+
+NEVER = 3600.0
+SOON = 0.01
+
+
+class StoreAt:
+    """A store that can be killed and started again at the same port and folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.settings = StoreSettings(f"http://127.0.0.1:{self._port}", timeout=5)
+        self._process: ChildProcess | None = None
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "deploy.embedded.store_server", "--port", str(self._port)]
+        argv += ["--path", str(self._folder / "tables")]
+        self._process = ChildProcess("store", argv, self._folder / "store.log", {"TZ": "UTC"})
+        self._process.wait_ready(lambda: http_ok(f"{self.settings.url}/ping"), 60)
+
+    def kill(self) -> None:
+        assert self._process
+        self._process.signal(signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> Any:
+    pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
+    store = StoreAt(tmp_path)
+    store.start()
+    migrate(store.settings)
+    yield store
+    store.kill()
+
+
+@pytest.fixture
+def running(settings: StoreSettings) -> Running:
+    """A writer that is started and closed."""
+
+    @asynccontextmanager
+    async def run(**options: Any) -> AsyncIterator[Writer]:
+        writer = Writer(**{"settings": settings, "linger": SOON, **options})
+        writer.start()
+        try:
+            yield writer
+        finally:
+            await writer.close()
+
+    return run
+
+
+def stored(client: Client, table: str = "source_rows_raw", column: str = "event_id") -> list[Any]:
+    return sorted(row[0] for row in client.query(f"SELECT {column} FROM {table}").result_rows)
+
+
+def sources(make: Make, count: int) -> list[SourceRow]:
+    return [make(SourceRow, row_id=make(SourceRow).row_id + n, event_id=f"e-{n:03}") for n in range(count)]
+
+
+async def test_rows_of_many_callers_are_one_insert(tables: Client, running: Running, make: Make) -> None:
+    flushed: list[int] = []
+    async with running(linger=0.1, on_flush=lambda rows, seconds: flushed.append(rows)) as writer:
+        await asyncio.gather(*(writer.write([row]) for row in sources(make, 50)))
+    assert flushed == [50]
+    assert len(stored(tables)) == 50
+
+
+async def test_a_full_batch_does_not_wait(tables: Client, running: Running, make: Make) -> None:
+    async with running(linger=NEVER, batch_rows=10) as writer:
+        rows = sources(make, 10)
+        await asyncio.gather(writer.write(rows[:4]), writer.write(rows[4:]))
+    assert len(stored(tables)) == 10
+
+
+async def test_a_batch_that_is_not_full_waits(tables: Client, running: Running, make: Make) -> None:
+    async with running(linger=NEVER, batch_rows=10) as writer:
+        rows = sources(make, 10)
+        first = asyncio.create_task(writer.write(rows[:9]))
+        done, _ = await asyncio.wait([first], timeout=0.2)
+        assert not done
+        assert stored(tables) == []
+        await writer.write(rows[9:])
+        await first
+    assert len(stored(tables)) == 10
+
+
+async def test_batches_follow_each_other(tables: Client, running: Running, make: Make) -> None:
+    flushed: list[tuple[int, float]] = []
+    async with running(on_flush=lambda *batch: flushed.append(batch)) as writer:
+        for row in sources(make, 3):
+            await writer.write([row])
+    assert [rows for rows, _ in flushed] == [1, 1, 1]
+    assert all(seconds > 0 for _, seconds in flushed)
+    assert stored(tables) == ["e-000", "e-001", "e-002"]
+
+
+async def test_rows_of_all_tables_go_where_they_belong(tables: Client, running: Running, make: Make) -> None:
+    async with running() as writer:
+        await writer.write([make(kind) for kind in TABLES])
+    assert {table: tables.command(f"SELECT count() FROM {table}") for table in TABLES.values()} == dict.fromkeys(
+        TABLES.values(), 1
+    )
+
+
+async def test_nothing_to_write_is_answered(running: Running) -> None:
+    async with running() as writer:
+        await writer.write([])
+
+
+async def test_an_answered_row_survives_a_kill(own_store: StoreAt, running: Running, make: Make) -> None:
+    async with running(settings=own_store.settings) as writer:
+        await writer.write([make(SourceRow)])
+        own_store.kill()
+    own_store.start()
+    client = connect(own_store.settings)
+    assert stored(client) == ["e-1"]
+    client.close()
+
+
+async def test_writes_wait_for_a_store_that_is_down(
+    own_store: StoreAt, running: Running, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, third = sources(make, 3)
+    async with running(settings=own_store.settings) as writer:
+        await writer.write([first])
+        own_store.kill()
+        waiting = [asyncio.create_task(writer.write([row])) for row in (second, third)]
+        done, _ = await asyncio.wait(waiting, timeout=0.5)
+        assert not done
+        await asyncio.to_thread(own_store.start)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*waiting)
+    client = connect(own_store.settings)
+    assert stored(client) == ["e-000", "e-001", "e-002"]
+    client.close()
+    assert any(own_store.settings.url in record.getMessage() for record in caplog.records)
+    assert not any(record.exc_info for record in caplog.records)  # an outage is a line, no traceback
+
+
+MISFITS = {
+    "lone surrogate": (SourceRow, {"text": "\ud800"}),
+    "lone surrogate in a dictionary column": (SourceRow, {"lang": "\ud800"}),
+    "no text": (SourceRow, {"text": None}),
+    "no time": (SourceRow, {"event_time": None}),
+    "negative id": (SourceRow, {"row_id": -1}),
+    "id beyond 128 bits": (SourceRow, {"row_id": 1 << 128}),
+    "partition beyond 32 bits": (SourceRow, {"partition": 1 << 32}),
+    "negative offset": (SourceRow, {"offset": -1}),
+    "a list in a dictionary column": (SourceRow, {"lang": ["en"]}),
+    "no scores": (VerdictRow, {"scores": None}),
+    "a word among the scores": (VerdictRow, {"scores": ["high"]}),
+    "a share beyond 32 bits": (VerdictRow, {"confidence": 1e300}),
+    "negative latency": (VerdictRow, {"latency_ms": -1}),
+    "a child without id": (LineageEdgeRow, {"child": None}),
+    "labels that are none": (PromptRow, {"labels": 3}),
+    "seconds in words": (InferenceCallRow, {"seconds": "two"}),
+}
+
+
+@pytest.mark.parametrize(("kind", "columns"), MISFITS.values(), ids=MISFITS)
+async def test_a_misfit_is_the_fault_of_its_caller_alone(
+    tables: Client, running: Running, make: Make, kind: type[AnyRow], columns: dict[str, Any]
+) -> None:
+    first, second, third = sources(make, 3)
+    async with running(linger=0.05) as writer:
+        answers = await asyncio.gather(
+            writer.write([first]),
+            writer.write([make(kind, **columns)]),
+            writer.write([second]),
+            return_exceptions=True,
+        )
+        await writer.write([third])  # the next batch does not suffer either
+    assert answers[0] is answers[2] is None
+    assert isinstance(answers[1], RowRejected)
+    assert set(stored(tables)) == {"e-000", "e-001", "e-002"}
+
+
+async def test_the_error_of_a_misfit_does_not_quote_its_text(running: Running, make: Make) -> None:
+    async with running() as writer:
+        with pytest.raises(RowRejected) as caught:
+            await writer.write([make(SourceRow, text="very private \ud800")])
+    assert "private" not in str(caught.value)
+
+
+async def test_a_caller_who_gave_up_does_not_hold_up_others(tables: Client, running: Running, make: Make) -> None:
+    first, second = sources(make, 2)
+    async with running(linger=0.1) as writer:
+        gone = asyncio.create_task(writer.write([first]))
+        staying = asyncio.create_task(writer.write([second]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await staying
+    assert "e-001" in stored(tables)
+
+
+@pytest.mark.parametrize("linger", [NEVER, 0], ids=["not sent yet", "being sent"])
+async def test_closing_leaves_what_waits_unanswered(running: Running, make: Make, linger: float) -> None:
+    nowhere = StoreSettings(f"http://127.0.0.1:{free_port()}")
+    async with running(settings=nowhere, linger=linger) as writer:
+        waiting = asyncio.create_task(writer.write([make(SourceRow)]))
+        await asyncio.wait([waiting], timeout=0.1)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_closing_before_the_start(settings: StoreSettings) -> None:
+    await Writer(settings).close()
+
+
+async def test_a_lost_database_is_an_outage(
+    new_database: Callable[[], StoreSettings], running: Running, make: Make
+) -> None:
+    late = new_database()
+    async with running(settings=replace(late, timeout=5)) as writer:
+        waiting = asyncio.create_task(writer.write([make(SourceRow)]))
+        done, _ = await asyncio.wait([waiting], timeout=0.1)
+        assert not done
+        await asyncio.to_thread(migrate, late)
+        async with asyncio.timeout(30):
+            await waiting
+    client = connect(late)
+    assert stored(client) == ["e-1"]
+    client.close()
+
+
+async def test_events_of_many_months_share_a_batch(tables: Client, running: Running, make: Make) -> None:
+    start = datetime.fromisoformat("2012-01-15T00:00:00Z")
+    times = [start + timedelta(days=30 * n) for n in range(150)]
+    rows = [make(SourceRow, row_id=n, event_time=time) for n, time in enumerate(times)]
+    async with running() as writer:
+        await writer.write(rows)
+    assert len(stored(tables)) == 150
+
+
+@pytest.mark.parametrize("text", ["", "a\0b\x1b", "'\"`\\\n\r\n\t{x:String}", "😀 ünï שלום", "x" * (1 << 20)])
+async def test_words_are_kept_as_they_are(tables: Client, running: Running, make: Make, text: str) -> None:
+    async with running() as writer:
+        await writer.write([make(SourceRow, text=text, thread=text[:100], lang=text[:20])])
+    assert tables.query("SELECT text, thread, lang FROM source_rows_raw").first_row == (text, text[:100], text[:20])
+
+
+async def test_views_show_a_row_once(tables: Client, running: Running, make: Make) -> None:
+    """A redelivery writes the same rows again, in another batch and at a later time."""
+    later = make(SourceRow).written_at + timedelta(seconds=5)
+    stamps = {
+        PromptRow: "used_at",
+        SourceRow: "written_at",
+        InferenceCallRow: "called_at",
+        LineageEdgeRow: "written_at",
+        VerdictRow: "judged_at",
+    }
+    again = [make(kind, **{stamp: later}) for kind, stamp in stamps.items()]
+    tables.command("SYSTEM STOP MERGES")
+    async with running() as writer:
+        for rows in ([make(kind) for kind in stamps], again, [make(kind) for kind in stamps]):
+            await writer.write(rows)
+    for kind, table in TABLES.items():
+        view = table.removesuffix("_raw")
+        assert tables.command(f"SELECT count() FROM {table}") == 3
+        rows = tables.query(f"SELECT {stamps[kind]} FROM {view}", tz_mode="aware").result_rows
+        assert rows == [(later,)], f"{view} shows the latest, once"
+    tables.command("SYSTEM START MERGES")
+
+
+async def test_views_name_rows_and_labels(tables: Client, running: Running, make: Make) -> None:
+    unknown = make(VerdictRow, row_id=make(VerdictRow).row_id + 1, prompt_hash="gone")
+    async with running() as writer:
+        await writer.write([*(make(kind) for kind in TABLES), unknown])
+    view = "SELECT toString(row_uuid), scores, score_values FROM verdicts WHERE prompt_hash = {hash:String}"
+    uuid, scores, values = tables.query(view, parameters={"hash": "a1"}).first_row
+    assert uuid.replace("-", "") == f"{make(VerdictRow).row_id:032x}"
+    assert scores == {"ok": 0.75, "spam": 0.25}
+    assert values == [0.75, 0.25]
+    edge = tables.query("SELECT toString(child_uuid), toString(parent_uuid) FROM lineage_edges").first_row
+    assert [part.replace("-", "") for part in edge] == [
+        f"{make(VerdictRow).row_id:032x}",
+        f"{make(SourceRow).row_id:032x}",
+    ]
+
+
+async def test_a_verdict_without_its_prompt_can_still_be_read(tables: Client, running: Running, make: Make) -> None:
+    async with running() as writer:
+        await writer.write([make(VerdictRow, prompt_hash="gone")])
+    assert tables.query("SELECT scores, score_values FROM verdicts").first_row == ({}, [0.75, 0.25])
