@@ -4,10 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from inference.engine import LabelToken, Score
+from inference.errors import PromptRejected
 
-Send = Callable[[Sequence[str], Sequence[LabelToken]], Awaitable[list[Score]]]
+Send = Callable[[Sequence[str], Sequence[LabelToken]], Awaitable[Sequence[Score | PromptRejected]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -25,15 +27,21 @@ class Batcher:
     """
 
     def __init__(self, send: Send, prompts_per_request: int, requests_in_flight: int) -> None:
-        """send: asks the engine; one score a prompt, in order, or an exception for all of them."""
+        """send: asks the engine; one score or rejection a prompt, in order, or raises an exception for all of them."""
         self._send = send
         self._size = prompts_per_request
         self._free = requests_in_flight
         self._waiting: deque[_Waiting] = deque()
-        self._requests: set[asyncio.Task[None]] = set()
+        self._requests: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self._closed = False
 
     async def submit(self, prompt: str, labels: Sequence[LabelToken]) -> Score:
-        """The score of one prompt. Raises what the request that carried it raised."""
+        """The score of one prompt. Raises what the request that carried it raised.
+
+        Raises asyncio.CancelledError once `close` was called.
+        """
+        if self._closed:
+            raise asyncio.CancelledError
         waiting = _Waiting(prompt, tuple(labels))
         self._waiting.append(waiting)
         self._start_requests()
@@ -45,8 +53,8 @@ class Batcher:
             if batch:
                 self._free -= 1
                 task = asyncio.create_task(self._request(batch))
-                self._requests.add(task)
-                task.add_done_callback(self._requests.discard)
+                self._requests[task] = batch
+                task.add_done_callback(self._requests.pop)
 
     def _take(self) -> list[_Waiting]:
         """The next prompts that may share a request; callers that gave up are dropped."""
@@ -70,14 +78,23 @@ class Batcher:
                 raise
         else:
             for waiting, score in zip(batch, scores, strict=True):
-                if not waiting.score.done():
+                if waiting.score.done():
+                    continue
+                if isinstance(score, PromptRejected):
+                    waiting.score.set_exception(score)
+                else:
                     waiting.score.set_result(score)
         finally:
             self._free += 1
             self._start_requests()
 
     async def close(self) -> None:
-        """End the requests under way; their callers get asyncio.CancelledError."""
-        for task in self._requests:
+        """End the requests under way and forget those that wait; their callers get asyncio.CancelledError."""
+        self._closed = True
+        requests = list(self._requests)
+        for waiting in chain(self._waiting, *self._requests.values()):
+            waiting.score.cancel()
+        self._waiting.clear()
+        for task in requests:
             task.cancel()
-        await asyncio.gather(*self._requests, return_exceptions=True)
+        await asyncio.gather(*requests, return_exceptions=True)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from inference.engine import LabelToken, Usage
 from inference.errors import EngineMisconfigured
 
+UNKNOWN_SHAPE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # what reading another shape may raise
+
 _FLOOR = math.log(1e-9)
 _OPENAI_MAX_LOGPROBS = 5  # the completions API of OpenAI allows no more
 
@@ -36,12 +38,12 @@ class Dialect(Protocol):
     def logprobs(self, choice: Mapping[str, Any], labels: Sequence[LabelToken]) -> list[float]:
         """Log-probabilities of `labels` in one element of `choices`, not normalised.
 
-        Raises KeyError, IndexError, TypeError or ValueError if the answer has another shape.
+        Raises one of UNKNOWN_SHAPE if the answer has another shape.
         """
         ...
 
     def usage(self, answer: Mapping[str, Any]) -> list[Usage]:
-        """Tokens of each prompt of the request, in the order of `choices`."""
+        """Tokens of each prompt of the request, in the order of `choices`. Raises like `logprobs`."""
         ...
 
 

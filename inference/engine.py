@@ -65,7 +65,7 @@ class Engine(Protocol):
     async def tokenize(self, text: str) -> list[int] | None:
         """Token ids of `text` without special tokens, or None where the server has no tokenizer to ask.
 
-        Raises EngineUnavailable.
+        Waits and tries again while the engine is unavailable. Raises PromptRejected or EngineMisconfigured.
         """
         ...
 

@@ -1,10 +1,10 @@
 """An engine behind the OpenAI completions API: vLLM in production, llama.cpp's server in the demo."""
 
-import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,7 @@ import orjson
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
 from inference.batcher import Batcher
-from inference.dialects import DIALECTS, Dialect, detect
+from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, detect
 from inference.engine import LabelToken, Score
 from inference.errors import EngineMisconfigured, EngineUnavailable, PromptRejected
 
@@ -86,8 +86,12 @@ class OpenAiEngine:
                 timeout=aiohttp.ClientTimeout(total=self._settings.timeout, connect=10),
                 connector=aiohttp.TCPConnector(limit=0),
             )
-        models = await self._call("GET", "/v1/models")
-        self._choose_model(models)
+        try:
+            models = await self._call("GET", "/v1/models")
+        except PromptRejected as error:
+            raise EngineMisconfigured(f"{error} (WEIR_ENGINE_URL)") from error
+        with self._reading("/v1/models"):
+            self._choose_model(models)
         self._dialect = DIALECTS[self._settings.dialect] if self._settings.dialect else detect(models)
         self._batcher = self._new_batcher()
         log.info(
@@ -121,8 +125,12 @@ class OpenAiEngine:
         body = bodies.get(self._dialect.name)
         if body is None:
             return None
-        answer = await self._retrying(self._call, "POST", "/tokenize", body)
-        return [int(token) for token in answer["tokens"]]
+        return await self._retrying(self._tokenize, body)
+
+    async def _tokenize(self, body: dict[str, Any]) -> list[int]:
+        answer = await self._call("POST", "/tokenize", body)
+        with self._reading("/tokenize"):
+            return [int(token) for token in answer["tokens"]]
 
     async def score(self, prompt: str, labels: Sequence[LabelToken]) -> Score:
         return await self._batcher.submit(prompt, labels)
@@ -139,15 +147,18 @@ class OpenAiEngine:
         if self._session is not None:
             await self._session.close()
 
-    async def _request_until_answered(self, prompts: Sequence[str], labels: Sequence[LabelToken]) -> list[Score]:
-        """Ask for all prompts at once; if the engine rejects one of many, ask for each alone to learn which."""
+    async def _request_until_answered(
+        self, prompts: Sequence[str], labels: Sequence[LabelToken]
+    ) -> Sequence[Score | PromptRejected]:
+        """Ask for all prompts at once; if the engine rejects one of many, ask for one half after the other."""
         try:
             return await self._retrying(self._request, prompts, labels)
-        except PromptRejected:
+        except PromptRejected as error:
             if len(prompts) == 1:
-                raise
-        alone = await asyncio.gather(*(self._retrying(self._request, [prompt], labels) for prompt in prompts))
-        return [score for scores in alone for score in scores]
+                return [error]
+        half = len(prompts) // 2
+        first = await self._request_until_answered(prompts[:half], labels)
+        return [*first, *await self._request_until_answered(prompts[half:], labels)]
 
     async def _request(self, prompts: Sequence[str], labels: Sequence[LabelToken]) -> list[Score]:
         body = {
@@ -164,7 +175,7 @@ class OpenAiEngine:
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
             logprobs = [self._dialect.logprobs(choice, labels) for choice in choices]
             usage = self._dialect.usage(answer)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except UNKNOWN_SHAPE as error:
             raise EngineUnavailable(
                 f"engine {self._root} gave an answer without log-probabilities as {self._dialect.name} gives them "
                 f"({type(error).__name__}: {error}); if this goes on, set WEIR_ENGINE_DIALECT"
@@ -203,6 +214,14 @@ class OpenAiEngine:
         if status == 404:
             raise EngineMisconfigured(f"{message} (WEIR_ENGINE_URL, WEIR_ENGINE_MODEL)")
         raise PromptRejected(message)
+
+    @contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """Raises EngineUnavailable where an answer has another shape than the one that is read."""
+        try:
+            yield
+        except UNKNOWN_SHAPE as error:
+            raise EngineUnavailable(f"engine {self._root}{path} answered JSON of an unknown shape") from error
 
     async def _retrying(self, call: Callable[P, Awaitable[R]], *arguments: P.args, **named: P.kwargs) -> R:
         """Call until the engine answers; each failed attempt is one log line."""

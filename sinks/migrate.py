@@ -72,7 +72,11 @@ def migrate(settings: StoreSettings) -> list[Migration]:
 
 
 def check(settings: StoreSettings) -> None:
-    """Raise SchemaMismatch unless the schema is the one that this code writes; StoreUnavailable if none answers."""
+    """Return if the schema is the one that this code writes.
+
+    Raises StoreUnavailable if there is no store or it lacks a migration, so that waiting may help, and SchemaMismatch
+    if it never will.
+    """
     try:
         client = connect(settings, database="default")
         known = client.query(
@@ -81,7 +85,7 @@ def check(settings: StoreSettings) -> None:
         ).first_item
         client.close()
         if not known or not next(iter(known.values())):
-            raise SchemaMismatch(f"database {settings.database!r} has no tables of Weir; run: weir migrate")
+            raise StoreUnavailable(f"database {settings.database!r} has no tables of Weir; run: weir migrate")
         client = connect(settings)
         present = _applied(client)
         client.close()
@@ -90,7 +94,8 @@ def check(settings: StoreSettings) -> None:
     _refuse_unknown(present)
     missing = [m for m in migrations() if m.version not in present]
     if missing:
-        raise SchemaMismatch(f"the schema lacks migration {missing[0].version:04}_{missing[0].name}; run: weir migrate")
+        name = f"{missing[0].version:04}_{missing[0].name}"
+        raise StoreUnavailable(f"the schema lacks migration {name}; run: weir migrate")
 
 
 def _applied(client: Client) -> dict[int, str]:

@@ -1,8 +1,10 @@
 """What can go wrong with a message or a worker, by what to do next.
 
-Errors of the engine and the store stand in `inference.errors` and `sinks.errors`. Together they mean one of three
-things: try again (EngineUnavailable, StoreUnavailable, any error of Kafka), dead-letter (DeadLetter, PromptRejected,
-RowRejected), or stop the worker without losing work (WorkerMisconfigured, EngineMisconfigured, SchemaMismatch).
+Errors of the engine and the store stand in `inference.errors` and `sinks.errors`. Together they mean one of three:
+
+- try again: EngineUnavailable, StoreUnavailable, TopicsMissing, any error of Kafka;
+- dead-letter: DeadLetter, PromptRejected, RowRejected;
+- stop the worker without losing work: WorkerMisconfigured, EngineMisconfigured, SchemaMismatch.
 """
 
 from enum import StrEnum
@@ -30,6 +32,10 @@ class DeadLetter(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class TopicsMissing(Exception):
+    """Topics of the pipelines do not exist yet. Somebody may create them: try again."""
 
 
 class WorkerMisconfigured(Exception):

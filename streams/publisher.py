@@ -1,13 +1,14 @@
 """Messages to Kafka, tried until they are acknowledged."""
 
 import logging
+from collections.abc import Iterable
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from streams.cloudevents import Headers
-from streams.errors import WorkerMisconfigured
+from streams.errors import TopicsMissing, WorkerMisconfigured
 from streams.kafka import MAX_DEAD_LETTER_BYTES, client_options
 from streams.settings import Settings
 
@@ -52,6 +53,13 @@ class Publisher:
                         f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "
                         f"to {MAX_DEAD_LETTER_BYTES} (weir topics create does that for new topics)"
                     ) from error
+
+    async def require(self, topics: Iterable[str]) -> None:
+        """Return if all topics exist. Raises TopicsMissing, KafkaError."""
+        metadata = await self._producer.client.fetch_all_metadata()
+        missing = sorted(set(topics) - metadata.topics())
+        if missing:
+            raise TopicsMissing(f"topics are missing: {', '.join(missing)}; run: weir topics create")
 
     async def ready(self) -> str | None:
         """None if the cluster answers, otherwise the reason why not."""

@@ -148,14 +148,15 @@ def load(needs: Sequence[Server]) -> Settings:
     """
     mistakes = _unknown_variables()
     try:
+        file = _file_settings()
         settings = Settings()
     except ValidationError as error:
         mistakes += [_explain(problem) for problem in error.errors(include_url=False, include_input=False)]
     except WorkerMisconfigured as error:
-        mistakes.append(str(error))
-    else:
-        missing = [f"{server}_url" for server in needs if not getattr(settings, f"{server}_url")]
-        mistakes += [f"{_PREFIX}{name.upper()}: is not set ({_described(name)})" for name in missing]
+        raise WorkerMisconfigured(f"settings: {error}") from error
+    for name in (f"{server}_url" for server in needs):
+        if not (os.environ.get(_PREFIX + name.upper()) or file.get(name)):
+            mistakes.append(f"{_PREFIX}{name.upper()}: is not set ({_described(name)})")
     if mistakes:
         raise WorkerMisconfigured("settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return settings

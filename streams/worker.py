@@ -19,7 +19,7 @@ from sinks import clickhouse, migrate
 from sinks.errors import SchemaMismatch, StoreUnavailable
 from sinks.writer import Writer
 from streams.consumer import App
-from streams.errors import WorkerMisconfigured
+from streams.errors import TopicsMissing, WorkerMisconfigured
 from streams.health import Health
 from streams.kafka import MAX_MESSAGE_BYTES, REQUEST_TIMEOUT_MS, faust_credentials
 from streams.metrics import Metrics
@@ -27,6 +27,7 @@ from streams.pipeline import Pipeline
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.stage import Services, StageAgent
+from streams.topics import topics_of
 from streams.web import WebServer
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class Worker:
         stack.push_async_callback(self._writer.close)
         stack.push_async_callback(self._publisher.close)
         await _persist(self._publisher.start)
+        needed = [topic.name for topic in topics_of(self._pipelines)]
+        await _persist(lambda: self._publisher.require(needed))
         for agent in self._agents:
             await agent.prepare()
 
@@ -188,7 +191,7 @@ class Worker:
 async def _persist(call: Callable[[], Awaitable[None]]) -> None:
     """Call until it succeeds; each failed attempt is one log line."""
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((EngineUnavailable, StoreUnavailable, KafkaError, OSError)),
+        retry=retry_if_exception_type((EngineUnavailable, StoreUnavailable, TopicsMissing, KafkaError, OSError)),
         wait=wait_random_exponential(multiplier=0.5, max=_MAX_BACKOFF_SECONDS),
         before_sleep=before_sleep_log(log, logging.WARNING),
         reraise=True,

@@ -12,9 +12,12 @@ NAME = "tansu"
 class TansuBroker(ChildProcess):
     """A broker on loopback, ready when the constructor returns. Its topics end with it."""
 
-    def __init__(self, data: Path, timeout: float = 30.0) -> None:
-        """data: folder for its log. timeout: seconds to become ready. Raises ProcessFailed."""
-        port = free_port()
+    def __init__(self, data: Path, port: int | None = None, timeout: float = 30.0) -> None:
+        """data: folder for its log. port: None takes a free one. timeout: seconds to become ready.
+
+        Raises ProcessFailed.
+        """
+        port = free_port() if port is None else port
         self.url = f"kafka://127.0.0.1:{port}"
         listener = f"tcp://127.0.0.1:{port}"
         argv = [

@@ -16,12 +16,12 @@ class LlamaEngine(ChildProcess):
     SmolLM2-135M shows that the plumbing works. It is no moderator.
     """
 
-    def __init__(self, data: Path, slots: int = 4, timeout: float = 120.0) -> None:
+    def __init__(self, data: Path, slots: int = 4, port: int | None = None, timeout: float = 120.0) -> None:
         """data: folder for its log. slots: prompts evaluated at once, each caching its own prefix.
 
-        timeout: seconds to load the model. Raises ProcessFailed.
+        port: None takes a free one. timeout: seconds to load the model. Raises ProcessFailed.
         """
-        port = free_port()
+        port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{port}"
         argv = [
             sys.executable,

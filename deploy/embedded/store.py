@@ -15,9 +15,12 @@ class ChdbStore(ChildProcess):
     and are found again by the next store over the same folder. One folder has room for one store at a time.
     """
 
-    def __init__(self, data: Path, timeout: float = 60.0) -> None:
-        """data: folder for its tables and its log. timeout: seconds to become ready. Raises ProcessFailed."""
-        port = free_port()
+    def __init__(self, data: Path, port: int | None = None, timeout: float = 60.0) -> None:
+        """data: folder for its tables and its log. port: None takes a free one. timeout: seconds to become ready.
+
+        Raises ProcessFailed.
+        """
+        port = free_port() if port is None else port
         self.url = f"http://127.0.0.1:{port}"
         tables = str(data.absolute() / "tables")
         argv = [sys.executable, "-m", "deploy.embedded.store_server", "--port", str(port), "--path", tables]

@@ -18,8 +18,8 @@ class Category(Section):
     name: LabelName
     definition: str = Field(min_length=1, description="what falls under it, for the model to read")
     word: str | None = Field(default=None, description="what the model answers; default: the name")
-    review: Share | None = Field(default=None, description="own threshold for review; default: the stage's")
-    block: Share | None = Field(default=None, description="own threshold for block; default: the stage's")
+    review: Share | None = Field(default=None, description="review from this score of the category on as well")
+    block: Share | None = Field(default=None, description="block from this score of the category on as well")
 
 
 class Allowed(Section):
@@ -30,7 +30,7 @@ class Allowed(Section):
 
 
 class Thresholds(Section):
-    """From which score of a category on a row is reviewed, or blocked."""
+    """From which probability on that a text breaks any rule it is reviewed, or blocked."""
 
     review: Share = 0.5
     block: Share = 0.9
@@ -53,18 +53,13 @@ class ModerateSettings(LabelSettings):
         own = {category.name: category.word for category in self.categories if category.word}
         return {label: own.get(label, label) for label in self.labels()}
 
-    def threshold(self, category: Category) -> tuple[float, float]:
-        """The scores from which a row is reviewed and blocked for this category."""
-        review = self.thresholds.review if category.review is None else category.review
-        block = self.thresholds.block if category.block is None else category.block
-        return review, block
-
     @model_validator(mode="after")
     def _review_before_block(self) -> Self:
-        for category in self.categories:
-            review, block = self.threshold(category)
+        named = [("thresholds", self.thresholds.review, self.thresholds.block)]
+        named += [(f"category {c.name!r}", c.review or 0, 1 if c.block is None else c.block) for c in self.categories]
+        for name, review, block in named:
             if review > block:
-                raise ValueError(f"category {category.name!r}: review ({review}) must not be above block ({block})")
+                raise ValueError(f"{name}: review ({review}) must not be above block ({block})")
         return self
 
 
@@ -106,11 +101,11 @@ class Moderate:
         )
 
     def _decide(self, scores: Mapping[str, float]) -> str:
-        decision = "allow"
-        for category in self._settings.categories:
-            review, block = self._settings.threshold(category)
-            if scores[category.name] >= block:
-                return "block"
-            if scores[category.name] >= review:
-                decision = "review"
-        return decision
+        """Doubt about which rule is broken is no doubt that one is, so the stage's thresholds are for all together."""
+        risk = 1 - scores[self._settings.allowed.name]
+        stage, categories = self._settings.thresholds, self._settings.categories
+        if risk >= stage.block or any(c.block is not None and scores[c.name] >= c.block for c in categories):
+            return "block"
+        if risk >= stage.review or any(c.review is not None and scores[c.name] >= c.review for c in categories):
+            return "review"
+        return "allow"

@@ -74,7 +74,13 @@ class TestOneLine:
 
 class TestSentences:
     def test_end_after_full_stops_and_at_line_breaks(self) -> None:
-        assert sentences("One. Two! Three?\n\nFour\u2026 five 1.5 e.g") == ["One.", "Two!", "Three?", "Four\u2026", "five 1.5 e.g"]
+        assert sentences("One. Two! Three?\n\nFour\u2026 five 1.5 e.g") == [
+            "One.",
+            "Two!",
+            "Three?",
+            "Four\u2026",
+            "five 1.5 e.g",
+        ]
 
     @given(prose)
     def test_lose_nothing(self, text: str) -> None:

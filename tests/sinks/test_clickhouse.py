@@ -35,9 +35,7 @@ def test_an_unknown_database(new_database: Callable[[], StoreSettings]) -> None:
         connect(missing)
 
 
-def test_ping_answers_nothing_or_the_reason(
-    settings: StoreSettings, new_database: Callable[[], StoreSettings]
-) -> None:
+def test_ping_answers_nothing_or_the_reason(settings: StoreSettings, new_database: Callable[[], StoreSettings]) -> None:
     assert ping(settings) is None
     assert ping(new_database()) is None  # the server answers; its schema is another question
     url = f"http://127.0.0.1:{free_port()}"

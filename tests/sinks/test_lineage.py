@@ -25,9 +25,12 @@ def shape(node: LineageNode) -> tuple[Any, ...]:
 
 @pytest.fixture
 def words(make: Make) -> list[SourceRow]:
-    """Three messages of a thread, the latest of which is judged."""
-    first = make(SourceRow).row_id
-    return [make(SourceRow, row_id=first + n, event_id=f"e-{n}", text=f"words {n}") for n in (10, 20, 30)]
+    """Three messages of a thread within a millisecond, the latest of which is judged."""
+    first = make(SourceRow).row_id  # the ids of one millisecond have no order
+    return [
+        make(SourceRow, row_id=first + step, offset=offset, event_id=f"e-{offset}", text=f"words {offset}")
+        for step, offset in ((20, 41), (10, 42), (30, 43))
+    ]
 
 
 @pytest.fixture
@@ -62,9 +65,18 @@ def test_a_verdict_leads_to_its_words_and_their_context(
     )
     assert (node.facts["decision"], node.facts["prompt_hash"]) == ("allow", "a1")
     assert node.facts["scores"] == {"ok": 0.75, "spam": 0.25}
-    assert [parent.facts["text"] for parent in node.parents] == ["words 30", "words 10", "words 20"]
-    assert node.parents[0].facts["offset"] == 41
+    assert [parent.facts["text"] for parent in node.parents] == ["words 43", "words 41", "words 42"]
     assert "row_id" not in node.facts
+
+
+def test_context_of_other_milliseconds_is_in_the_order_of_time(
+    judged: Client, make: Make, words: list[SourceRow], verdict: VerdictRow
+) -> None:
+    oldest = make(SourceRow, row_id=words[0].row_id - (1 << 80), offset=99)
+    put(judged, oldest, make(LineageEdgeRow, child=verdict.row_id, parent=oldest.row_id, kind="context"))
+    node = ancestors(judged, UUID(int=verdict.row_id))
+    assert node is not None
+    assert [parent.facts["offset"] for parent in node.parents] == [43, 99, 41, 42]
 
 
 def test_an_event_has_nothing_above_it(judged: Client, words: list[SourceRow]) -> None:
@@ -110,5 +122,5 @@ def test_the_tree_is_json(judged: Client, verdict: VerdictRow) -> None:
     assert node is not None
     tree = json.loads(json.dumps(node.as_dict(), default=str))
     assert set(tree) == {"row_id", "kind", "role", "facts", "parents"}
-    assert tree["parents"][0]["facts"]["text"] == "words 30"
+    assert tree["parents"][0]["facts"]["text"] == "words 43"
     assert tree["row_id"] == str(UUID(int=verdict.row_id))

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from deploy.embedded.process import ChildProcess, free_port, http_ok
+from deploy.embedded.process import free_port
+from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.errors import RowRejected
 from sinks.migrate import migrate
@@ -34,13 +34,10 @@ class StoreAt:
         self._folder = folder
         self._port = free_port()
         self.settings = StoreSettings(f"http://127.0.0.1:{self._port}", timeout=5)
-        self._process: ChildProcess | None = None
+        self._process: ChdbStore | None = None
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "deploy.embedded.store_server", "--port", str(self._port)]
-        argv += ["--path", str(self._folder / "tables")]
-        self._process = ChildProcess("store", argv, self._folder / "store.log", {"TZ": "UTC"})
-        self._process.wait_ready(lambda: http_ok(f"{self.settings.url}/ping"), 60)
+        self._process = ChdbStore(self._folder, self._port)
 
     def kill(self) -> None:
         assert self._process
@@ -187,7 +184,7 @@ async def test_a_misfit_is_the_fault_of_its_caller_alone(
     tables: Client, running: Running, make: Make, kind: type[AnyRow], columns: dict[str, Any]
 ) -> None:
     first, second, third = sources(make, 3)
-    async with running(linger=0.05) as writer:
+    async with running() as writer:
         answers = await asyncio.gather(
             writer.write([first]),
             writer.write([make(kind, **columns)]),

@@ -1,0 +1,254 @@
+"""Many callers share few requests, and each gets its own answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.batcher import Batcher
+from inference.engine import LabelToken, Score, Usage
+from inference.errors import EngineMisconfigured, PromptRejected
+from tests.inference.conftest import SECONDS
+
+LABELS = [(LabelToken(" ok", 1), LabelToken(" spam", 2)), (LabelToken(" A", 3), LabelToken(" B", 4))]
+
+
+def score(prompt: str) -> Score:
+    return Score((-float(prompt),), Usage(int(prompt), 1), 0.0)
+
+
+@dataclass(eq=False)
+class Request:
+    prompts: list[str]
+    labels: tuple[LabelToken, ...]
+    answer: "asyncio.Future[list[Score | PromptRejected]]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def succeed(self) -> None:
+        self.answer.set_result([score(prompt) for prompt in self.prompts])
+
+
+class Sender:
+    """Takes requests and leaves it to the test when and how each is answered."""
+
+    def __init__(self) -> None:
+        self.sent: list[Request] = []
+
+    async def __call__(self, prompts: Sequence[str], labels: Sequence[LabelToken]) -> list[Score | PromptRejected]:
+        self.sent.append(Request(list(prompts), tuple(labels)))
+        return await self.sent[-1].answer
+
+    @property
+    def open(self) -> list[Request]:
+        return [request for request in self.sent if not request.answer.done()]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [prompt for request in self.sent for prompt in request.prompts]
+
+
+class Callers:
+    """Numbered prompts on their way through a batcher."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self._numbers: Iterator[int] = iter(range(10_000))
+        self.tasks: dict[str, asyncio.Task[Score]] = {}
+        self.labels: dict[str, tuple[LabelToken, ...]] = {}
+
+    def submit(self, count: int = 1, labels: tuple[LabelToken, ...] = LABELS[0]) -> list[str]:
+        names = [str(next(self._numbers)) for _ in range(count)]
+        for name in names:
+            self.labels[name] = labels
+            self.tasks[name] = asyncio.create_task(self._batcher.submit(name, labels))
+        return names
+
+    async def outcome(self, name: str) -> Score | BaseException:
+        async with asyncio.timeout(SECONDS):
+            return (await asyncio.gather(self.tasks[name], return_exceptions=True))[0]
+
+
+async def settle(steps: int = 20) -> None:
+    """Let every task run until it waits for something that only the test can give."""
+    for _ in range(steps):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def batcher(size: int, in_flight: int) -> AsyncIterator[tuple[Sender, Batcher, Callers]]:
+    sender = Sender()
+    made = Batcher(sender, size, in_flight)
+    callers = Callers(made)
+    try:
+        yield sender, made, callers
+    finally:
+        await made.close()
+        await asyncio.gather(*callers.tasks.values(), return_exceptions=True)
+
+
+@given(size=st.integers(1, 4), in_flight=st.integers(1, 3), data=st.data())
+async def test_whatever_happens_each_caller_gets_its_own_answer(size: int, in_flight: int, data: st.DataObject) -> None:
+    async with batcher(size, in_flight) as (sender, _, callers):
+        expected: dict[str, type[BaseException] | None] = {}
+
+        def expect(names: Sequence[str], what: type[BaseException] | None) -> None:
+            for name in names:
+                expected.setdefault(name, what)
+
+        def check() -> None:
+            assert len(sender.open) <= in_flight
+            assert all(1 <= len(request.prompts) <= size for request in sender.sent)
+            assert all(
+                callers.labels[prompt] == request.labels for request in sender.sent for prompt in request.prompts
+            )
+            assert sender.prompts == sorted(set(sender.prompts), key=int), "once each, in the order of arrival"
+            waiting = [name for name in callers.tasks if name not in sender.prompts and name not in expected]
+            assert not waiting or len(sender.open) == in_flight, "nothing waits while a request may start"
+
+        for _ in range(data.draw(st.integers(1, 15), label="steps")):
+            step = data.draw(st.sampled_from(["submit", "succeed", "fail", "reject one", "cancel"]), label="step")
+            pending = [name for name, task in callers.tasks.items() if not task.done()]
+            if step == "submit":
+                callers.submit(data.draw(st.integers(1, 5), label="how many"), data.draw(st.sampled_from(LABELS)))
+            elif step == "cancel" and pending:
+                name = data.draw(st.sampled_from(pending), label="whom")
+                callers.tasks[name].cancel()
+                expect([name], asyncio.CancelledError)
+            elif step in ("succeed", "fail", "reject one") and sender.open:
+                request = data.draw(st.sampled_from(sender.open), label="which")
+                if step == "succeed":
+                    expect(request.prompts, None)
+                    request.succeed()
+                elif step == "fail":
+                    expect(request.prompts, EngineMisconfigured)
+                    request.answer.set_exception(EngineMisconfigured())
+                else:
+                    expect(request.prompts[:1], PromptRejected)
+                    expect(request.prompts[1:], None)
+                    request.answer.set_result([PromptRejected(), *map(score, request.prompts[1:])])
+            await settle()
+            check()
+        while sender.open:
+            expect(sender.open[0].prompts, None)
+            sender.open[0].succeed()
+            await settle()
+            check()
+
+        assert expected.keys() == callers.tasks.keys()
+        for name, error in expected.items():
+            outcome = await callers.outcome(name)
+            assert outcome == score(name) if error is None else isinstance(outcome, error)
+
+
+async def test_first_prompt_does_not_wait_for_others() -> None:
+    async with batcher(size=4, in_flight=2) as (sender, _, callers):
+        callers.submit(3)
+        await settle()
+        assert [request.prompts for request in sender.sent] == [["0"], ["1"]]
+
+        sender.open[0].succeed()
+        await settle()
+        assert sender.sent[-1].prompts == ["2"]
+
+
+async def test_prompts_that_had_to_wait_go_together() -> None:
+    async with batcher(size=3, in_flight=1) as (sender, _, callers):
+        callers.submit(6)
+        await settle()
+        for _ in range(3):
+            sender.open[0].succeed()
+            await settle()
+
+        assert [request.prompts for request in sender.sent] == [["0"], ["1", "2", "3"], ["4", "5"]]
+
+
+async def test_labels_are_not_mixed() -> None:
+    async with batcher(size=9, in_flight=1) as (sender, _, callers):
+        callers.submit(1)
+        callers.submit(2, LABELS[0])
+        callers.submit(2, LABELS[1])
+        callers.submit(1, LABELS[0])
+        await settle()
+        while sender.open:
+            sender.open[0].succeed()
+            await settle()
+
+        assert [(request.prompts, request.labels) for request in sender.sent[1:]] == [
+            (["1", "2"], LABELS[0]),
+            (["3", "4"], LABELS[1]),
+            (["5"], LABELS[0]),
+        ]
+
+
+async def test_failed_request_reaches_only_its_prompts() -> None:
+    async with batcher(size=2, in_flight=2) as (sender, _, callers):
+        callers.submit(6)
+        await settle()
+        first, second = sender.open
+        first.answer.set_exception(EngineMisconfigured("key"))
+        second.succeed()
+        await settle()
+        for request in sender.open:
+            request.succeed()
+        outcomes = [await callers.outcome(name) for name in callers.tasks]
+
+        assert isinstance(outcomes[0], EngineMisconfigured)
+        assert outcomes[1:] == [score(str(number)) for number in range(1, 6)]
+
+
+async def test_rejected_prompt_reaches_only_its_caller() -> None:
+    async with batcher(size=3, in_flight=1) as (sender, _, callers):
+        callers.submit(4)
+        await settle()
+        sender.open[0].succeed()
+        await settle()
+        sender.open[0].answer.set_result([score("1"), PromptRejected("too long"), score("3")])
+        outcomes = [await callers.outcome(name) for name in callers.tasks]
+
+        assert isinstance(outcomes[2], PromptRejected)
+        assert [outcomes[0], outcomes[1], outcomes[3]] == [score("0"), score("1"), score("3")]
+
+
+async def test_cancelled_caller_is_dropped_and_leaves_the_others_alone() -> None:
+    async with batcher(size=9, in_flight=1) as (sender, _, callers):
+        callers.submit(4)
+        await settle()
+        callers.tasks["0"].cancel()  # its request is under way
+        callers.tasks["2"].cancel()  # it waits
+        await settle()
+        sender.open[0].succeed()
+        await settle()
+        sender.open[0].succeed()
+
+        assert [request.prompts for request in sender.sent] == [["0"], ["1", "3"]]
+        assert await callers.outcome("1") == score("1")
+        assert await callers.outcome("3") == score("3")
+        assert isinstance(await callers.outcome("0"), asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_close_at_any_moment_fails_every_caller_and_sends_nothing_more(steps: int) -> None:
+    async with batcher(size=2, in_flight=2) as (sender, made, callers):
+        callers.submit(7)
+        await settle(steps)
+        sent = len(sender.sent)
+        await made.close()
+        await settle()
+
+        assert len(sender.sent) == sent
+        assert all(request.answer.cancelled() for request in sender.sent)
+        outcomes = [await callers.outcome(name) for name in callers.tasks]
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 7
+
+
+async def test_close_twice_is_fine() -> None:
+    async with batcher(size=1, in_flight=1) as (_, made, callers):
+        callers.submit()
+        await settle()
+        await made.close()
+        await made.close()

