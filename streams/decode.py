@@ -15,16 +15,20 @@ from streams.records import TextMessage
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 FUTURE = timedelta(days=1)
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = TypeAdapter(AwareDatetime)
 
 
 class KafkaMessage(Protocol):
-    """What this module needs of a consumed message. timestamp: Unix seconds, of the producer or the broker."""
+    """What this module needs of a consumed message.
+
+    timestamp: Unix seconds, of the broker or of the producer, who may write any number.
+    """
 
     topic: str
     partition: int
     offset: int
-    timestamp: float
+    timestamp: float | None
     key: bytes | None
     value: bytes | None
     headers: Iterable[tuple[str, bytes | None]] | None
@@ -32,7 +36,11 @@ class KafkaMessage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A valid message. broker_time: Kafka's timestamp. event_id: empty if the producer gave none."""
+    """A valid message.
+
+    broker_time: Kafka's timestamp, or the event's own time where that is none. event_id: empty if the producer gave
+    none.
+    """
 
     row_id: int
     text: str
@@ -67,12 +75,15 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     if not body.text.strip():
         raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space")
     context = cloudevents.attributes(message.headers)
-    broker_time = datetime.fromtimestamp(message.timestamp, UTC)
-    event_time = (body.time or _header_time(context.get("time")) or broker_time).astimezone(UTC)
-    _check_range(event_time, now or datetime.now(UTC))
+    broker_time = _broker_time(message.timestamp)
+    written = body.time or _header_time(context.get("time")) or broker_time
+    if written is None:
+        raise DeadLetter(Reason.TIME_OUT_OF_RANGE, "the message has no time, and its Kafka timestamp is none either")
+    _check_range(written, now or datetime.now(UTC))  # times at the ends of the calendar exist in some zones only
+    event_time = written.astimezone(UTC)
     source = context.get("source") or message.topic
     event_id = body.id or context.get("id") or ""
-    time_ms = int(event_time.timestamp() * 1000)
+    time_ms = (event_time - _EPOCH) // timedelta(milliseconds=1)  # a product of floats may be one less
     return Event(
         row_id=event_row_id(time_ms, source, event_id)
         if event_id
@@ -81,7 +92,7 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         source=source,
         event_id=event_id,
         event_time=event_time,
-        broker_time=broker_time,
+        broker_time=broker_time or event_time,
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
@@ -119,6 +130,15 @@ def _header_time(value: str | None) -> datetime | None:
         return _TIME.validate_python(value)
     except ValidationError as error:
         raise DeadLetter(Reason.WRONG_FIELD, "header ce_time is not an RFC 3339 time with offset") from error
+
+
+def _broker_time(timestamp: float | None) -> datetime | None:
+    if timestamp is None or timestamp < 0:  # Kafka writes -1 for none
+        return None
+    try:
+        return datetime.fromtimestamp(timestamp, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _check_range(time: datetime, now: datetime) -> None:

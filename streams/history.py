@@ -41,7 +41,8 @@ class ThreadHistory:
         thread = self._threads.setdefault(key, deque(maxlen=2 * self._messages))
         self._threads.move_to_end(key)
         earlier = [entry for entry in thread if entry.offset < event.offset and entry.row_id != event.row_id]
-        if not thread or thread[-1].offset < event.offset:
+        known = any(entry.row_id == event.row_id for entry in thread)
+        if not known and (not thread or thread[-1].offset < event.offset):
             thread.append(Earlier(event.row_id, event.offset, event.text[-self._characters :]))
         while len(self._threads) > _MAX_THREADS:
             self._threads.popitem(last=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 import faust
 
+from streams.errors import WorkerMisconfigured
 from streams.settings import Settings
 
 # Long texts travel whole. Topics are created with the same limits; a dead letter has some headers more.
@@ -49,7 +50,11 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
-    if settings.kafka_cert_file:
-        context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+        if settings.kafka_cert_file:
+            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
+    except OSError as error:
+        files = "WEIR_KAFKA_CA_FILE, WEIR_KAFKA_CERT_FILE or WEIR_KAFKA_KEY_FILE"
+        raise WorkerMisconfigured(f"{files} cannot be used: {error}") from error
     return context

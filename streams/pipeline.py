@@ -1,5 +1,6 @@
 """Pipelines: YAML files that say which topic is judged, how, and where the verdicts go."""
 
+import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,7 +95,7 @@ def load(path: Path) -> Pipeline:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise PipelineError(f"{path}:{line}: not YAML: {error.problem}") from error
     except YAMLError as error:
-        raise PipelineError(f"{path}: not YAML: {error}") from error
+        raise PipelineError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
         return Pipeline.model_validate(_plain(document))
     except ValidationError as error:
@@ -134,22 +135,26 @@ def _explain(path: Path, document: Any, error: ValidationError) -> Iterable[str]
         place = list(problem["loc"])
         if problem["type"] == "unknown_field":
             place.append(problem["ctx"]["field"])
-        line, steps = _locate(document, place)
+        line, steps = _locate(document, place, missing=problem["type"] == "missing")
         reason = problem["msg"].removeprefix("Value error, ")
         yield f"{path}:{line}: {'.'.join(map(str, steps)) or 'file'}: {reason}"
 
 
-def _locate(document: Any, place: list[str | int]) -> tuple[int, list[str | int]]:
-    """Line of a place and its path. Steps that the file does not have, such as the tag of a union, are left out."""
+def _locate(document: Any, place: list[str | int], *, missing: bool) -> tuple[int, list[str | int]]:
+    """Line of a place and its path. Steps that the file does not have, such as the tag of a union, are left out.
+
+    missing: the last step is a field that should be there; its line is that of what lacks it.
+    """
     node, line, steps = document, 1, []
     for step in place:
         if isinstance(node, CommentedMap) and step in node:
-            line = node.lc.key(step)[0] + 1
+            with contextlib.suppress(KeyError):  # a key that `<<` brings in has no line of its own
+                line = node.lc.key(step)[0] + 1
         elif isinstance(node, CommentedSeq) and isinstance(step, int) and step < len(node):
             line = node.lc.item(step)[0] + 1
         else:
-            if step == place[-1] and isinstance(node, CommentedMap):
-                steps.append(step)  # a missing field: the line of what lacks it
+            if missing and step == place[-1]:
+                steps.append(step)
             continue
         steps.append(step)
         node = node[step]

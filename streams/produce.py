@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import orjson
 from aiokafka import AIOKafkaProducer
@@ -40,10 +41,11 @@ class Producer:
         `time` is now if the row has none. Raises KafkaError.
         """
         now = datetime.now(UTC)
+        name = row.get("id") or uuid4()  # CloudEvents want a name for every event
         body = {"time": cloudevents.rfc3339(now)} | {name: row[name] for name in _FIELDS if name in row}
         thread = body.get("thread")
         headers = cloudevents.headers(
-            id=str(body.get("id", "")), source=self._source, type=MESSAGE_TYPE, time=now, subject=str(thread or "")
+            id=str(name), source=self._source, type=MESSAGE_TYPE, time=now, subject=str(thread or "")
         )
         key = str(thread).encode() if thread else None
         await self._producer.send_and_wait(topic, orjson.dumps(body), key, headers=list(headers))

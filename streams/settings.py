@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -24,15 +24,23 @@ Server = Literal["kafka", "engine", "clickhouse"]
 
 def _address(schemes: tuple[str, ...]) -> AfterValidator:
     def check(value: str) -> str:
+        if "@" in value:  # anywhere: a password may hold what ends a host
+            raise ValueError("a URL must not hold a user or a password; use the settings made for them")
         for url in map(urlsplit, _each(value)) if value else ():
-            if url.username or url.password:
-                raise ValueError("a URL must not hold a user or a password; use the settings made for them")
-            if url.scheme not in schemes or not url.hostname:
+            path = url.path if url.scheme == "kafka" else ""  # of which a broker has none
+            if url.scheme not in schemes or not url.hostname or path or not _has_port(url):
                 raise ValueError(f"must look like {schemes[0]}://host:port")
-            _ = url.port  # raises ValueError if it is no port
         return value
 
     return AfterValidator(check)
+
+
+def _has_port(url: SplitResult) -> bool:
+    """Whether the port is one, or left out. urlsplit's own error would quote it."""
+    try:
+        return url.port is None or url.port > 0
+    except ValueError:
+        return False
 
 
 def _each(value: str) -> list[str]:
@@ -88,14 +96,17 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
+        mistakes = []
         if self.kafka_sasl_mechanism and not (self.kafka_user and self.kafka_password.get_secret_value()):
-            raise ValueError("WEIR_KAFKA_SASL_MECHANISM needs WEIR_KAFKA_USER and WEIR_KAFKA_PASSWORD")
+            mistakes.append("WEIR_KAFKA_SASL_MECHANISM needs WEIR_KAFKA_USER and WEIR_KAFKA_PASSWORD")
         if bool(self.kafka_cert_file) != bool(self.kafka_key_file):
-            raise ValueError("WEIR_KAFKA_CERT_FILE and WEIR_KAFKA_KEY_FILE go together")
+            mistakes.append("WEIR_KAFKA_CERT_FILE and WEIR_KAFKA_KEY_FILE go together")
         for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file"):
             file = getattr(self, name)
             if file and not Path(file).is_file():
-                raise ValueError(f"{_PREFIX}{name.upper()}: there is no file {file}")
+                mistakes.append(f"{_PREFIX}{name.upper()}: there is no file {file}")
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
         return self
 
     @classmethod
@@ -151,11 +162,12 @@ def load(needs: Sequence[Server]) -> Settings:
         file = _file_settings()
         settings = Settings()
     except ValidationError as error:
-        mistakes += [_explain(problem) for problem in error.errors(include_url=False, include_input=False)]
+        problems = error.errors(include_url=False, include_input=False)
+        mistakes += [line for problem in problems for line in _explain(problem).splitlines()]
     except WorkerMisconfigured as error:
         raise WorkerMisconfigured(f"settings: {error}") from error
     for name in (f"{server}_url" for server in needs):
-        if not (os.environ.get(_PREFIX + name.upper()) or file.get(name)):
+        if not os.environ.get(_PREFIX + name.upper(), file.get(name)):
             mistakes.append(f"{_PREFIX}{name.upper()}: is not set ({_described(name)})")
     if mistakes:
         raise WorkerMisconfigured("settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))

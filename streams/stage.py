@@ -133,16 +133,14 @@ class StageAgent:
                 self._metrics.repeated.labels(*self._labels).inc()
                 return
             try:
-                try:
-                    await self._judge(event, earlier, turn)
-                except (asyncio.CancelledError, EngineMisconfigured, WorkerMisconfigured):
-                    raise
-                except Exception as error:  # noqa: BLE001  a row that cannot be processed must not stop the others
-                    await self._dead_letter(message, _as_dead_letter(error))
-            except BaseException:
+                await self._judge(event, earlier, turn)
+                self._repeats.finish(event.identity)
+            finally:
                 self._repeats.give_up(event.identity)
-                raise
-            self._repeats.finish(event.identity)
+        except (EngineMisconfigured, WorkerMisconfigured):
+            raise
+        except Exception as error:  # noqa: BLE001  a row that cannot be processed must not stop the others
+            await self._dead_letter(message, _as_dead_letter(error))
         finally:
             turn.end()
 

@@ -59,14 +59,14 @@ class Repeats:
         return True
 
     def finish(self, identity: Hashable) -> None:
-        """The event is judged and stored, or dead-lettered."""
+        """The event is judged and stored: another message of it has nothing left to do."""
         self._finished[identity] = None
         if len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)
         self.give_up(identity)
 
     def give_up(self, identity: Hashable) -> None:
-        """The event was not finished, and may be tried again."""
+        """Nobody works on the event any more. Unless it was finished, another message of it is tried anew."""
         running = self._in_flight.pop(identity, None)
         if running is not None:
             running.set_result(None)
@@ -110,7 +110,9 @@ class Turn:
         self.end()
 
     def end(self) -> None:
-        """Let the next one pass. Safe to call twice."""
-        if not self.passed.done():
+        """Let the next one pass, once those before have. Safe to call twice."""
+        if self._before is not None and not self._before.done():
+            self._before.add_done_callback(lambda _: self.end())
+        elif not self.passed.done():
             self.passed.set_result(None)
             self._turns.forget(self)

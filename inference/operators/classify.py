@@ -32,6 +32,9 @@ class ClassifySettings(LabelSettings):
     def labels(self) -> Mapping[str, str]:
         return {label.name: label.definition for label in self.classes}
 
+    def names(self) -> list[str]:
+        return [label.name for label in self.classes]
+
     def words(self) -> Mapping[str, str]:
         return {label.name: label.word or label.name for label in self.classes}
 

@@ -56,13 +56,17 @@ class LabelSettings(Section):
         """Label to definition, in the order of the scores."""
         raise NotImplementedError
 
+    def names(self) -> list[str]:
+        """The labels as the file has them, so that one that stands there twice is noticed."""
+        raise NotImplementedError
+
     def words(self) -> Mapping[str, str]:
         """Label to the word that the model answers with."""
         return {label: label for label in self.labels()}
 
     @model_validator(mode="after")
     def _labels_are_known(self) -> Self:
-        labels = list(self.labels())
+        labels = self.names()
         known = f"the labels are: {', '.join(labels)}"
         if len(set(labels)) < len(labels):
             raise ValueError(f"two labels have the same name; {known}")

@@ -49,6 +49,9 @@ class ModerateSettings(LabelSettings):
         rules = {category.name: category.definition for category in self.categories}
         return {self.allowed.name: self.allowed.definition, **rules}
 
+    def names(self) -> list[str]:
+        return [self.allowed.name, *(category.name for category in self.categories)]
+
     def words(self) -> Mapping[str, str]:
         own = {category.name: category.word for category in self.categories if category.word}
         return {label: own.get(label, label) for label in self.labels()}

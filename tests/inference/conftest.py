@@ -87,9 +87,10 @@ class ScriptedEngine(Server):
 
     script: handlers for the next requests to /v1/completions, one each; the others are answered properly.
     probabilities: message to the probability of each label word; `message` is what stands after the last "Message:",
-    or the prompt itself. start_tokens: how many tokens the server puts before each prompt.
+    or the prompt itself. together: requests wait for each other here. start_tokens: how many tokens the server puts
+    before each prompt. rejected: prompts that were too long.
 
-    Its tokens are words of up to eight letters with the space before them, pieces of longer words, and other characters.
+    Its tokens are words of up to eight letters with the space before them, pieces of longer words, and other signs.
     """
 
     def __init__(self) -> None:
@@ -98,6 +99,7 @@ class ScriptedEngine(Server):
         self.tokenizer: deque[Handler] = deque()
         self.script: deque[Handler] = deque()
         self.probabilities: Callable[[str], Mapping[str, float]] = lambda _: {"ok": 1.0}
+        self.together: asyncio.Barrier | None = None
         self.start_tokens = 0
         self.rejected: list[str] = []
         self._vocabulary: dict[str, int] = {}
@@ -119,7 +121,10 @@ class ScriptedEngine(Server):
             return web.json_response({"tokens": self.tokens(body["prompt"])})
         if self.script:
             return await self.script.popleft()(request)
-        await asyncio.sleep(0)  # so that requests sent together are seen together
+        for _ in range(20):  # others that were sent at the same time arrive meanwhile
+            await asyncio.sleep(0)
+        if self.together is not None:
+            await self.together.wait()
         return self._complete(body)
 
     def _complete(self, body: Mapping[str, Any]) -> web.Response:

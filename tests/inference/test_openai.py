@@ -1,0 +1,474 @@
+"""The engine over HTTP: whatever a server answers, each prompt gets its score, or an error that says what to do."""
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from inference.engine import LabelToken, Score, Usage
+from inference.errors import EngineMisconfigured, EngineUnavailable, PromptRejected
+from inference.openai import EngineSettings, OpenAiEngine
+from tests.inference.conftest import (
+    SECONDS,
+    Connect,
+    Failures,
+    Handler,
+    Replay,
+    ScriptedEngine,
+    half_body,
+    hang,
+    hang_up,
+    recorded,
+    reply,
+)
+
+LABELS = [LabelToken(" ok", 10907), LabelToken(" spam", 26804), LabelToken(" hate", 13735)]  # as recorded
+MESSAGE = "Message: win a free prize now, click here!\nLabel:"
+SHARES = [{"ok": 0.5, "spam": 0.25}, {"ok": 0.2, "spam": 0.3}, {"ok": 0.1, "spam": 0.1}, {"ok": 0.01, "spam": 0.04}]
+
+
+def normalised(*logprobs: float) -> list[float]:
+    weights = [math.exp(value) for value in logprobs]
+    return [math.log(weight / sum(weights)) for weight in weights]
+
+
+def tokens(server: ScriptedEngine) -> list[LabelToken]:
+    return [server.token("ok"), server.token("spam")]
+
+
+async def score_all(engine: OpenAiEngine, server: ScriptedEngine, prompts: list[str]) -> list[Score | BaseException]:
+    async with asyncio.timeout(SECONDS):
+        return await asyncio.gather(
+            *(engine.score(prompt, tokens(server)) for prompt in prompts), return_exceptions=True
+        )
+
+
+class TestConnect:
+    async def test_takes_the_first_model_and_its_context(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        scripted.models["data"].append({"id": "second", "max_model_len": 9})
+        engine = await connect(scripted)
+
+        assert (engine.model, engine.context_tokens, engine.dialect) == ("scripted", 256, "vllm")
+
+    @pytest.mark.parametrize(
+        ("model", "context"),
+        [
+            ({"max_model_len": 4000}, 4000),
+            ({"meta": {"n_ctx": 3000}}, 3000),
+            ({"meta": None}, 2048),
+            ({}, 2048),
+        ],
+    )
+    async def test_finds_the_context_where_each_server_has_it(
+        self, model: dict[str, Any], context: int, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        scripted.models = {"data": [{"id": "a"}, {"id": "b", **model}]}
+        engine = await connect(scripted, model="b")
+
+        assert (engine.model, engine.context_tokens) == ("b", context)
+
+    async def test_settings_win(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted, context_tokens=99, dialect="openai")
+
+        assert (engine.context_tokens, engine.dialect) == (99, "openai")
+
+    @pytest.mark.parametrize("suffix", ["/", "/v1", "/v1/"])
+    async def test_takes_the_url_with_or_without_version(
+        self, suffix: str, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        assert (await connect(scripted.url + suffix)).model == "scripted"
+
+    async def test_sends_the_key(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        await connect(scripted, api_key="secret")
+
+        assert scripted.headers[-1]["Authorization"] == "Bearer secret"
+
+    async def test_unknown_model_is_a_misconfiguration_that_names_the_valid_ones(
+        self, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        scripted.models["data"].append({"id": "alpha"})
+        with pytest.raises(EngineMisconfigured, match=r"no model 'x'; it has: alpha, scripted \(WEIR_ENGINE_MODEL\)"):
+            await connect(scripted, model="x")
+
+    @pytest.mark.parametrize(
+        "models", [{}, {"data": None}, {"data": []}, {"data": ["x"]}, {"data": [{"name": "x"}]}, {"data": {"a": 1}}, []]
+    )
+    async def test_server_without_models_is_not_ready_yet(
+        self, models: Any, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        scripted.models = models
+        with pytest.raises(EngineUnavailable, match=r"no model yet|unknown shape"):
+            await connect(scripted)
+
+    async def test_nobody_listening_is_unavailable(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        await scripted.down()
+        with pytest.raises(EngineUnavailable, match="cannot be reached"):
+            await connect(scripted)
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "told"),
+    [
+        (reply(400, {"error": {"message": "unknown thing"}}), EngineMisconfigured, "unknown thing (WEIR_ENGINE_URL)"),
+        (reply(405), EngineMisconfigured, "WEIR_ENGINE_URL"),
+        (reply(401), EngineMisconfigured, "WEIR_ENGINE_API_KEY"),
+        (reply(404), EngineMisconfigured, "WEIR_ENGINE_URL"),
+        (reply(503), EngineUnavailable, "503"),
+        (reply(200, b"<html>"), EngineUnavailable, "not JSON"),
+    ],
+)
+async def test_connecting_to_what_is_no_engine_says_what_to_do(
+    handler: Handler,
+    error: type[Exception],
+    told: str,
+    scripted: ScriptedEngine,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scripted, "answer", lambda request, _: handler(request))
+
+    with pytest.raises(error) as caught:
+        await connect(scripted)
+    assert told in str(caught.value)
+
+
+class TestReady:
+    async def test_tells_whether_the_server_answers(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted)
+
+        assert await engine.ready() is None
+        await scripted.down()
+        assert "cannot be reached" in (await engine.ready() or "")
+        await scripted.up()
+        assert await engine.ready() is None
+
+
+class TestTokenize:
+    async def test_is_asked_of_the_server(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        assert await (await connect(scripted)).tokenize("Label: ok") == scripted.tokens("Label: ok")
+
+    async def test_is_unknown_for_other_servers(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        assert await (await connect(scripted, dialect="openai")).tokenize("ok") is None
+
+    @pytest.mark.parametrize("handler", [reply(503), reply(200, {}), reply(200, {"tokens": None}), reply(200, b"x")])
+    async def test_waits_for_an_answer_that_can_be_read(
+        self, handler: Handler, scripted: ScriptedEngine, connect: Connect, failures: Failures
+    ) -> None:
+        engine = await connect(scripted)
+        scripted.tokenizer.append(handler)
+
+        assert await engine.tokenize("ok") == scripted.tokens("ok")
+        assert "/tokenize" in await failures.next()
+
+
+class TestScore:
+    @pytest.mark.parametrize(
+        ("handler", "told"),
+        [
+            (reply(503), "503"),
+            (reply(500, {"error": {"message": "out of memory"}}), "out of memory"),
+            (reply(429, {"error": "slow down"}), "slow down"),
+            (reply(408), "408"),
+            (reply(409), "409"),
+            (reply(425), "425"),
+            (reply(200, b"<html>"), "not JSON"),
+            (reply(200, b""), "not JSON"),
+            (reply(200, [1]), "unknown shape"),
+            (reply(200, {}), "WEIR_ENGINE_DIALECT"),
+            (reply(200, {"choices": None}), "WEIR_ENGINE_DIALECT"),
+            (reply(200, {"choices": [{"index": 0, "text": "x", "logprobs": None}]}), "WEIR_ENGINE_DIALECT"),
+            (reply(200, {"choices": [], "usage": []}), "answered 0 of 1 prompts"),
+            (half_body, "cannot be reached"),
+            (hang_up, "cannot be reached"),
+        ],
+    )
+    async def test_waits_until_the_engine_answers(
+        self, handler: Handler, told: str, scripted: ScriptedEngine, connect: Connect, failures: Failures
+    ) -> None:
+        engine = await connect(scripted)
+        scripted.probabilities = lambda _: SHARES[0]
+        scripted.script.extend([handler, handler])
+
+        score = await engine.score("hello", tokens(scripted))
+
+        assert list(score.logprobs) == pytest.approx(normalised(math.log(0.5), math.log(0.25)))
+        assert told in await failures.next()
+        assert told in await failures.next()
+        assert len(scripted.asked) == 3
+
+    async def test_gives_up_on_a_request_that_hangs_and_asks_again(
+        self, scripted: ScriptedEngine, connect: Connect, failures: Failures
+    ) -> None:
+        engine = await connect(scripted, timeout=0.2)
+        scripted.script.append(hang)
+
+        assert isinstance(await engine.score("hello", tokens(scripted)), Score)
+        assert "cannot be reached" in await failures.next()
+
+    @pytest.mark.parametrize("status", [400, 413, 422])
+    async def test_rejected_prompt_is_not_asked_again(
+        self, status: int, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted)
+        scripted.script.append(reply(status, {"error": {"message": "too long", "code": status}}))
+
+        with pytest.raises(PromptRejected, match=f"/v1/completions answered {status}: too long$"):
+            await engine.score("hello", tokens(scripted))
+        assert len(scripted.asked) == 1
+
+    @pytest.mark.parametrize(
+        ("status", "setting"), [(401, "WEIR_ENGINE_API_KEY"), (403, "WEIR_ENGINE_API_KEY"), (404, "WEIR_ENGINE_MODEL")]
+    )
+    async def test_misconfiguration_names_the_setting(
+        self, status: int, setting: str, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted)
+        scripted.script.append(reply(status, {"detail": "no"}))
+
+        with pytest.raises(EngineMisconfigured, match=rf"answered {status}: no \(.*{setting}\)"):
+            await engine.score("hello", tokens(scripted))
+        assert len(scripted.asked) == 1
+
+    @pytest.mark.parametrize(
+        ("body", "told"),
+        [
+            ({"error": {"message": "why"}}, "why"),
+            ({"error": "why"}, "why"),
+            ({"detail": "why"}, "why"),
+            (["why"], '["why"]'),
+            (b"why", "why"),
+            (b"\xff why", "\ufffd why"),
+            (b"", ""),
+            ({"error": {"message": "x" * 5000}}, "x" * 300),
+        ],
+    )
+    async def test_error_quotes_the_server_in_short(
+        self, body: Any, told: str, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted)
+        scripted.script.append(reply(400, body))
+
+        with pytest.raises(PromptRejected) as caught:
+            await engine.score("hello", tokens(scripted))
+        assert str(caught.value).endswith(f"answered 400: {told}")
+
+    async def test_asks_for_one_token_without_chance(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        await (await connect(scripted)).score("hello", tokens(scripted))
+
+        asked = {"model": "scripted", "prompt": "hello", "max_tokens": 1, "temperature": 0}
+        assert asked.items() <= scripted.asked[0].items()
+
+    async def test_needs_a_connection(self, scripted: ScriptedEngine) -> None:
+        engine = OpenAiEngine(EngineSettings(scripted.url))
+
+        with pytest.raises(RuntimeError, match="connect"):
+            await engine.score("hello", tokens(scripted))
+
+
+class TestBatches:
+    @pytest.fixture
+    def told_apart(self, scripted: ScriptedEngine) -> ScriptedEngine:
+        """Prompt "3" is answered with the third of SHARES, and so on."""
+        scripted.probabilities = lambda message: SHARES[int(message) % len(SHARES)]
+        return scripted
+
+    def check(self, scores: Mapping[str, Score | BaseException]) -> None:
+        for prompt, score in scores.items():
+            assert isinstance(score, Score)
+            share = SHARES[int(prompt) % len(SHARES)]
+            assert list(score.logprobs) == pytest.approx(normalised(math.log(share["ok"]), math.log(share["spam"])))
+
+    async def test_each_caller_gets_its_own_score(self, told_apart: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(told_apart, requests_in_flight=2, prompts_per_request=3)
+        told_apart.together = asyncio.Barrier(2)
+        prompts = [str(number) for number in range(30)]
+
+        self.check(dict(zip(prompts, await score_all(engine, told_apart, prompts), strict=True)))
+        assert sorted(told_apart.prompts, key=int) == prompts
+        assert told_apart.most_in_flight == 2
+        assert max(len(body["prompt"]) for body in told_apart.asked) == 3
+
+    async def test_answers_out_of_order_are_put_right(self, told_apart: ScriptedEngine, connect: Connect) -> None:
+        complete = told_apart._complete
+
+        def reversed_(body: Mapping[str, Any]) -> Any:
+            answer = json.loads(complete(body).text or "")
+            return {**answer, "choices": answer["choices"][::-1]}
+
+        async def handler(request: Any) -> Any:
+            return await reply(200, reversed_(await request.json()))(request)
+
+        engine = await connect(told_apart, requests_in_flight=1)
+        told_apart.script.extend([handler, handler])
+        prompts = [str(number) for number in range(4)]
+
+        self.check(dict(zip(prompts, await score_all(engine, told_apart, prompts), strict=True)))
+
+    @pytest.mark.parametrize(("dialect", "size"), [("vllm", 16), ("llamacpp", 1), ("openai", 1)])
+    async def test_carry_as_many_prompts_as_the_dialect_accounts_for(
+        self, dialect: str, size: int, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted, dialect=dialect, requests_in_flight=1)
+        scripted.script.extend([reply(400)] * 40)
+
+        await score_all(engine, scripted, ["0"] * 40)
+
+        assert max(1 if isinstance(body["prompt"], str) else len(body["prompt"]) for body in scripted.asked) == size
+
+    async def test_rejected_prompts_do_not_take_others_with_them(
+        self, told_apart: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(told_apart, requests_in_flight=1, prompts_per_request=8)
+        prompts = [str(number) for number in range(12)]
+        prompts[3] = prompts[7] = "1 " * 300
+
+        scores = await score_all(engine, told_apart, prompts)
+
+        assert [number for number, score in enumerate(scores) if isinstance(score, PromptRejected)] == [3, 7]
+        self.check({prompt: score for prompt, score in zip(prompts, scores, strict=True) if len(prompt) < 9})
+        assert told_apart.most_in_flight == 1
+
+    async def test_misconfiguration_reaches_every_prompt_of_the_request(
+        self, told_apart: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(told_apart, requests_in_flight=1)
+        told_apart.script.extend([reply(200, {"choices": None}), reply(401)])
+
+        scores = await score_all(engine, told_apart, ["0", "1", "2"])
+
+        assert isinstance(scores[0], EngineMisconfigured)
+        self.check({"1": scores[1], "2": scores[2]})
+
+    async def test_answer_for_fewer_prompts_is_asked_for_again(
+        self, told_apart: ScriptedEngine, connect: Connect, failures: Failures
+    ) -> None:
+        engine = await connect(told_apart, requests_in_flight=1)
+        first = reply(
+            200, {"choices": [told_apart._choice(0, "1", [token.id or 0 for token in tokens(told_apart)], 1)]}
+        )
+
+        async def no_time_passes(request: Any) -> Any:
+            return told_apart._complete(await request.json())
+
+        told_apart.script.extend([no_time_passes, first])
+        prompts = ["0", "1", "2"]
+
+        self.check(dict(zip(prompts, await score_all(engine, told_apart, prompts), strict=True)))
+        assert (
+            "answered 1 of 2 prompts; if this goes on, set WEIR_ENGINE_PROMPTS_PER_REQUEST=1" in await failures.next()
+        )
+
+
+class TestClose:
+    async def test_fails_those_that_wait(self, scripted: ScriptedEngine, connect: Connect, failures: Failures) -> None:
+        engine = await connect(scripted, requests_in_flight=2, prompts_per_request=1)
+        await scripted.down()
+        callers = [asyncio.create_task(engine.score("hello", tokens(scripted))) for _ in range(5)]
+        await failures.next()
+
+        await engine.close()
+
+        async with asyncio.timeout(SECONDS):
+            outcomes = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 5
+
+    async def test_fails_those_that_are_being_answered(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted)
+        arrived = asyncio.Event()
+
+        async def arrive(request: Any) -> Any:
+            arrived.set()
+            return await hang(request)
+
+        scripted.script.append(arrive)
+        caller = asyncio.create_task(engine.score("hello", tokens(scripted)))
+        async with asyncio.timeout(SECONDS):
+            await arrived.wait()
+            await engine.close()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+
+    async def test_before_connect_is_fine(self, scripted: ScriptedEngine) -> None:
+        await OpenAiEngine(EngineSettings(scripted.url)).close()
+
+
+class TestRecordedVllm:
+    """The whole engine against what a real vLLM 0.32.0 answered to the very same requests."""
+
+    @pytest.fixture
+    async def replay(self) -> AsyncIterator[Replay]:
+        names = ["one_prompt", "two_prompts", "one_prompt_cached", "over_long", "one_of_two_over_long"]
+        server = Replay("models", "tokenize", *names)
+        await server.up()
+        yield server
+        await server.down()
+
+    async def test_connects(self, replay: Replay, connect: Connect) -> None:
+        engine = await connect(replay)
+
+        assert (engine.model, engine.context_tokens, engine.dialect) == ("smollm2", 2048, "vllm")
+
+    async def test_tokenizes(self, replay: Replay, connect: Connect) -> None:
+        assert await (await connect(replay)).tokenize(" ok") == [10907]
+
+    async def test_scores_one_prompt(self, replay: Replay, connect: Connect) -> None:
+        score = await (await connect(replay)).score(MESSAGE, LABELS)
+
+        assert list(score.logprobs) == pytest.approx(
+            normalised(-8.99481201171875, -8.27606201171875, -9.74481201171875)
+        )
+        assert score.usage == Usage(14, 1, 0)
+        assert score.seconds > 0
+
+    async def test_counts_cached_tokens(self, replay: Replay, connect: Connect) -> None:
+        prompt = recorded("one_prompt_cached")["request"]["body"]["prompt"]
+
+        assert (await (await connect(replay)).score(prompt, LABELS)).usage == Usage(143, 1, 128)
+
+    async def test_scores_two_prompts_of_one_request(self, replay: Replay, connect: Connect) -> None:
+        engine = await connect(replay, requests_in_flight=1)
+        first, second = recorded("two_prompts")["request"]["body"]["prompt"]
+
+        busy, *scores = await asyncio.gather(*(engine.score(prompt, LABELS) for prompt in (MESSAGE, first, second)))
+
+        assert [body["prompt"] for body in replay.asked] == [MESSAGE, [first, second]]
+        assert scores[0].logprobs == busy.logprobs
+        assert list(scores[1].logprobs) == pytest.approx(
+            normalised(-8.52566146850586, -10.33816146850586, -10.52566146850586)
+        )
+        assert [score.usage for score in scores] == [Usage(14, 1), Usage(10, 1)]
+
+    async def test_over_long_prompt_is_rejected_alone(self, replay: Replay, connect: Connect) -> None:
+        engine = await connect(replay, requests_in_flight=1)
+        good, over_long = recorded("one_of_two_over_long")["request"]["body"]["prompt"]
+
+        scores = await asyncio.gather(
+            *(engine.score(prompt, LABELS) for prompt in (MESSAGE, good, over_long)), return_exceptions=True
+        )
+
+        assert [body["prompt"] for body in replay.asked] == [MESSAGE, [good, over_long], good, over_long]
+        assert isinstance(scores[1], Score)
+        assert isinstance(scores[2], PromptRejected)
+        assert "maximum context length is 2048 tokens" in str(scores[2])
+
+    async def test_model_that_went_away_is_a_misconfiguration_that_names_the_valid_ones(
+        self, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted)
+        gone = recorded("unknown_model")
+        scripted.script.append(reply(gone["status"], gone["answer"]))
+
+        with pytest.raises(EngineMisconfigured, match="Valid aliases: smollm2"):
+            await engine.score("hello", tokens(scripted))
+
+    async def test_wrong_key_is_a_misconfiguration(self, connect: Connect) -> None:
+        server = Replay("unauthorized")
+        await server.up()
+        try:
+            with pytest.raises(EngineMisconfigured, match=r"401: Unauthorized \(WEIR_ENGINE_API_KEY\)"):
+                await connect(server, api_key="wrong")
+        finally:
+            await server.down()

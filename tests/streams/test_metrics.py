@@ -1,0 +1,88 @@
+"""Metrics have names that Prometheus expects, bounded labels, and a page that lists them all."""
+
+import re
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from streams.errors import Reason
+from streams.metrics import Metrics, document
+
+BOUNDED = {
+    "pipeline",
+    "stage",
+    "decision",
+    "reason",
+    "gen_ai_request_model",
+    "gen_ai_token_type",
+    "topic",
+    "partition",
+    "dependency",
+}
+GAUGES = {"weir_rows_in_flight", "weir_sla_seconds", "weir_committed_offset", "weir_dependency_up"}
+
+
+def names() -> dict[str, str]:
+    """Name as it is served to type."""
+    described = [next(iter(metric.describe())) for metric in Metrics().all()]
+    return {found.name + ("_total" if found.type == "counter" else ""): found.type for found in described}
+
+
+def test_names_say_the_unit() -> None:
+    for name, kind in names().items():
+        assert re.fullmatch(r"(weir|gen_ai)_[a-z_]+", name)
+        if kind == "counter":
+            assert name.endswith("_total")
+        elif kind == "histogram":
+            assert name.endswith(("_seconds", "_token_usage"))  # the latter is OpenTelemetry's name
+        else:
+            assert name in GAUGES
+
+
+def test_labels_are_bounded() -> None:
+    assert {label for metric in Metrics().all() for label in metric._labelnames} == BOUNDED
+
+
+def test_the_page_lists_every_metric_once() -> None:
+    lines = [line for line in document().splitlines() if line.startswith("| `")]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    assert {row[0]: row[1] for row in rows} == names()
+    assert len(rows) == len(names())
+    assert all(row[3].endswith(".") for row in rows)
+    assert document().endswith("|\n")
+
+
+def test_every_metric_is_an_attribute_that_is_registered() -> None:
+    metrics = Metrics()
+    registered = {next(iter(collector.describe())).name for collector in metrics.registry._collector_to_names}
+    assert registered == {next(iter(metric.describe())).name for metric in metrics.all()}
+    assert all(isinstance(metric, Counter | Gauge | Histogram) for metric in metrics.all())
+
+
+def test_what_is_counted_is_served() -> None:
+    metrics = Metrics()
+    metrics.received.labels("p", "s").inc()
+    metrics.dead_letters.labels("p", "s", Reason.NOT_JSON).inc(2)
+    metrics.event_latency.labels("p", "s").observe(3)
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+    assert samples["weir_messages_received_total", "p", "s"] == 1
+    assert samples["weir_dead_letters_total", "not_json", "p", "s"] == 2
+    assert samples["weir_event_latency_seconds_sum", "p", "s"] == 3
+
+
+def test_workers_do_not_share_metrics() -> None:
+    one, other = Metrics(), Metrics()
+    one.sink_rows.inc()
+    assert b"weir_sink_rows_total 0.0" in other.render()
+
+
+@pytest.mark.parametrize("seconds", [0.01, 10_800])
+def test_latencies_of_hours_have_a_bucket(seconds: float) -> None:
+    metrics = Metrics()
+    metrics.event_latency.labels("p", "s").observe(seconds)
+    assert b'weir_event_latency_seconds_bucket{le="10800.0",pipeline="p",stage="s"} 1.0' in metrics.render()

@@ -1,0 +1,210 @@
+"""How many rows are worked on at once, which of them, and in which order they leave."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from streams.window import Repeats, Turn, Turns, Window
+
+Settled = Callable[[], Awaitable[None]]
+
+
+async def test_a_window_has_so_many_places(settled: Settled) -> None:
+    window = Window(2)
+    entering = [asyncio.create_task(window.enter()) for _ in range(4)]
+    await settled()
+    assert [task.done() for task in entering] == [True, True, False, False]
+    assert window.rows == 2
+    await window.leave()
+    await settled()
+    assert [task.done() for task in entering] == [True, True, True, False]
+    await window.leave()
+    await asyncio.gather(*entering)
+    assert window.rows == 2
+
+
+async def test_a_window_tells_when_it_is_empty(settled: Settled) -> None:
+    window = Window(2)
+    await window.empty()
+    await window.enter()
+    await window.enter()
+    empty = asyncio.create_task(window.empty())
+    await settled()
+    await window.leave()
+    await settled()
+    assert not empty.done()
+    await window.leave()
+    await empty
+    assert window.rows == 0
+
+
+async def test_who_gave_up_waiting_has_no_place(settled: Settled) -> None:
+    window = Window(1)
+    await window.enter()
+    gone = asyncio.create_task(window.enter())
+    await settled()
+    gone.cancel()
+    await settled()
+    await window.leave()
+    assert window.rows == 0
+    await window.enter()
+
+
+async def test_the_second_of_the_same_waits_and_is_skipped(settled: Settled) -> None:
+    repeats = Repeats()
+    assert await repeats.first("a")
+    second, third = (asyncio.create_task(repeats.first("a")) for _ in range(2))
+    await settled()
+    assert not second.done()
+    repeats.finish("a")
+    assert await asyncio.gather(second, third) == [False, False]
+    assert not await repeats.first("a")
+
+
+async def test_others_do_not_wait() -> None:
+    repeats = Repeats()
+    assert await repeats.first("a")
+    assert await repeats.first("b")
+    assert await repeats.first(("a",))
+
+
+async def test_one_takes_over_what_was_given_up(settled: Settled) -> None:
+    repeats = Repeats()
+    assert await repeats.first("a")
+    waiting = [asyncio.create_task(repeats.first("a")) for _ in range(3)]
+    await settled()
+    repeats.give_up("a")
+    await settled()
+    assert [task.done() for task in waiting] == [True, False, False]
+    assert waiting[0].result() is True
+    repeats.give_up("a")
+    await settled()
+    assert waiting[1].result() is True
+    repeats.finish("a")
+    assert await waiting[2] is False
+
+
+async def test_who_gave_up_waiting_does_not_block_others(settled: Settled) -> None:
+    repeats = Repeats()
+    assert await repeats.first("a")
+    gone, staying = (asyncio.create_task(repeats.first("a")) for _ in range(2))
+    await settled()
+    gone.cancel()
+    await settled()
+    repeats.give_up("a")
+    assert await staying
+
+
+async def test_what_is_finished_may_be_given_up_as_well() -> None:
+    repeats = Repeats()
+    assert await repeats.first("a")
+    repeats.finish("a")
+    repeats.give_up("a")
+    repeats.give_up("never seen")
+    assert not await repeats.first("a")
+
+
+async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.window._REMEMBERED", 2)
+    repeats = Repeats()
+    for name in "abc":
+        assert await repeats.first(name)
+        repeats.finish(name)
+    assert [await repeats.first(name) for name in "bca"] == [False, False, True]
+
+
+class Rows:
+    """Rows that take their turn when they are made and note when they pass."""
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self.passed: list[str] = []
+
+    def start(self, name: str, key: bytes | None, ready: asyncio.Event | None = None) -> "asyncio.Task[None]":
+        return asyncio.create_task(self._row(name, self.turns.take(key), ready))
+
+    async def _row(self, name: str, turn: Turn, ready: asyncio.Event | None) -> None:
+        try:
+            if ready is not None:
+                await ready.wait()
+            if name == "skipped":
+                return
+            async with turn:
+                self.passed.append(name)
+        finally:
+            turn.end()
+
+
+async def test_rows_of_a_key_pass_in_order(settled: Settled) -> None:
+    rows, ready = Rows(), asyncio.Event()
+    tasks = [rows.start("first", b"k", ready), rows.start("second", b"k"), rows.start("third", b"k")]
+    await settled()
+    assert rows.passed == []
+    ready.set()
+    await asyncio.gather(*tasks)
+    assert rows.passed == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("key", [b"other", None])
+async def test_rows_of_other_keys_and_of_none_are_not_delayed(key: bytes | None) -> None:
+    rows, ready = Rows(), asyncio.Event()
+    slow = [rows.start("slow", b"k", ready), rows.start("slow too", None, ready)]
+    await rows.start("quick", key)
+    assert rows.passed == ["quick"]
+    ready.set()
+    await asyncio.gather(*slow)
+
+
+async def test_an_empty_key_is_a_key(settled: Settled) -> None:
+    rows, ready = Rows(), asyncio.Event()
+    tasks = [rows.start("first", b"", ready), rows.start("second", b"")]
+    await settled()
+    ready.set()
+    await asyncio.gather(*tasks)
+    assert rows.passed == ["first", "second"]
+
+
+async def test_a_row_that_does_not_pass_lets_the_next_pass() -> None:
+    rows = Rows()
+    await asyncio.gather(rows.start("skipped", b"k"), rows.start("next", b"k"))
+    assert rows.passed == ["next"]
+
+
+async def test_a_cancelled_row_lets_the_next_pass(settled: Settled) -> None:
+    rows = Rows()
+    gone, following = rows.start("gone", b"k", asyncio.Event()), rows.start("next", b"k")
+    await settled()
+    gone.cancel()
+    await following
+    assert rows.passed == ["next"]
+
+
+async def test_a_row_that_ends_early_does_not_let_the_next_overtake(settled: Settled) -> None:
+    rows, ready = Rows(), asyncio.Event()
+    tasks = [rows.start("first", b"k", ready), rows.start("skipped", b"k"), rows.start("third", b"k")]
+    await settled()
+    assert rows.passed == []
+    ready.set()
+    await asyncio.gather(*tasks)
+    assert rows.passed == ["first", "third"]
+
+
+async def test_a_row_that_fails_while_it_passes_lets_the_next_pass() -> None:
+    turns = Turns()
+    first, second = turns.take(b"k"), turns.take(b"k")
+    with pytest.raises(ValueError, match="on the way"):
+        async with first:
+            raise ValueError("on the way")
+    async with second:
+        pass
+
+
+async def test_keys_without_rows_are_forgotten() -> None:
+    rows = Rows()
+    await asyncio.gather(*(rows.start(f"{number}", b"%d" % (number % 3)) for number in range(9)))
+    assert not rows.turns._last
+    turn = rows.turns.take(b"k")
+    turn.end()
+    turn.end()
+    assert not rows.turns._last
