@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -44,8 +45,9 @@ class LineageNode:
     parents: list["LineageNode"] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The tree as plain values, for JSON."""
-        return asdict(self)
+        """The tree as plain values, for JSON: numbers, text, and times in RFC 3339."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
 def ancestors(client: Client, row_id: UUID) -> LineageNode | None:
@@ -60,8 +62,16 @@ def ancestors(client: Client, row_id: UUID) -> LineageNode | None:
     return _node(row_id.int, "", edges, facts)
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
 def _facts(client: Client, kind: str, query: str, rows: list[int]) -> dict[int, tuple[str, dict[str, Any]]]:
-    result = client.query(query, parameters={"rows": rows})
+    result = client.query(query, parameters={"rows": rows}, tz_mode="aware")
     return {int(row.pop("row_id")): (kind, row) for row in map(dict, result.named_results())}
 
 

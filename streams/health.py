@@ -40,3 +40,5 @@ class Health:
             return await asyncio.wait_for(check(), _CHECK_TIMEOUT)
         except TimeoutError:
             return f"no answer within {_CHECK_TIMEOUT:.0f} s"
+        except Exception as error:  # noqa: BLE001  the page says what is wrong, whatever it is
+            return str(error) or type(error).__name__

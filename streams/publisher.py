@@ -39,6 +39,8 @@ class Publisher:
 
     async def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """Return when Kafka has acknowledged the message. Raises WorkerMisconfigured if the topic refuses its size."""
+        if key is None and value is None:
+            key = b""  # aiokafka sends no message without both
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_transient),
             wait=wait_random_exponential(multiplier=0.2, max=_MAX_BACKOFF_SECONDS),

@@ -5,6 +5,7 @@ import html
 import orjson
 from aiohttp import web
 
+from streams.errors import WorkerMisconfigured
 from streams.health import Health
 from streams.metrics import Metrics
 
@@ -26,9 +27,12 @@ class WebServer:
         self.port = port
 
     async def start(self) -> None:
-        """Listen. Raises OSError if the address is taken."""
+        """Listen. Raises WorkerMisconfigured if that address cannot be had."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, *self._address).start()
+        try:
+            await web.TCPSite(self._runner, *self._address).start()
+        except OSError as error:
+            raise WorkerMisconfigured(f"WEIR_WEB_HOST, WEIR_WEB_PORT: {error.strerror or error}") from error
         self.port = self._runner.addresses[0][1]
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from inference.cost import Prices
 from inference.engine import Engine
 from inference.judgement import Judgement, Passage
-from inference.operators.labels import LabelName, LabelScorer, LabelSettings, Share
+from inference.operators.labels import Instruction, LabelName, LabelScorer, LabelSettings, Share
 from inference.section import Section
 
 
@@ -25,7 +25,7 @@ class ClassifySettings(LabelSettings):
     """A label set, and how sure the model must be."""
 
     operator: Literal["classify"]
-    instruction: str = "Give each message the label that fits it best."
+    instruction: Instruction = "Give each message the label that fits it best."
     classes: list[ClassLabel] = Field(min_length=2)
     review_below: Share = Field(default=0.5, description="confidence under which a person should look")
 

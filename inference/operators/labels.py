@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from inference.calibration import CONTENT_FREE, Calibration
 from inference.cost import Prices
 from inference.engine import Engine, LabelToken, Score
-from inference.errors import EngineMisconfigured
+from inference.errors import EngineMisconfigured, PromptRejected
 from inference.judgement import Call, Passage
 from inference.prompt import Example, LabelPrompt
 from inference.section import Section
@@ -22,9 +22,11 @@ from inference.text import one_line, split
 log = logging.getLogger(__name__)
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Instruction = Annotated[str, Field(min_length=1, description="what the model is to do, one or two sentences")]
 LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case, for topics and metrics")]
 
 _ANSWER_TOKENS = 1
+_SERVER_TOKENS = 4  # that the server puts around a prompt, and that come to be where text and prompt meet
 _OVERLAP = 0.1  # share of a part that the next part repeats
 _CONTEXT_LINE_TOKENS = 4  # "Earlier: " and the line break
 _PARTS_AT_ONCE = 2  # so that one long text leaves the engine to others as well
@@ -39,7 +41,7 @@ class CalibrationSettings(Section):
         default=list(CONTENT_FREE),
         description="texts that deserve no label in particular; the model's answer to them is its bias; [] for none",
     )
-    prior: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    prior: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="label to its expected share of the traffic, any scale; all labels or none; none: all equal",
     )
@@ -48,7 +50,7 @@ class CalibrationSettings(Section):
 class LabelSettings(Section):
     """Settings that every operator with one label of several has."""
 
-    instruction: str = Field(min_length=1, description="what the model is to do, one or two sentences")
+    instruction: Instruction
     examples: list[Example] = Field(default_factory=list, description="solved examples, in the order of the prompt")
     calibration: CalibrationSettings = Field(default=CalibrationSettings())
 
@@ -118,22 +120,28 @@ class LabelScorer:
     async def prepare(self) -> None:
         """Choose the label tokens, measure the model's bias and the room that a text has.
 
-        Raises EngineMisconfigured if the model cannot tell the labels apart, or the prompt leaves no room for text.
+        Raises EngineMisconfigured if the model cannot tell the labels apart, if the prompt leaves no room for text, or
+        if the engine rejects it.
         """
         words = await self._single_token_words()
         self._prompt = LabelPrompt(self._settings.instruction, self._settings.labels(), words, self._settings.examples)
         self._tokens = [await self._label_token(words[label]) for label in self.labels]
         shared = await self._count_tokens(self._prompt.render(""))
-        self._budget = self._engine.context_tokens - shared - _ANSWER_TOKENS
+        self._budget = self._engine.context_tokens - shared - _ANSWER_TOKENS - _SERVER_TOKENS
         if self._budget < shared // 20 + 16:
             raise EngineMisconfigured(
                 f"the prompt has {shared} tokens and {self._engine.model} takes {self._engine.context_tokens}: "
                 "no room is left for text; use fewer or shorter examples"
             )
         calibration = self._settings.calibration
-        bias = await asyncio.gather(
-            *(self._engine.score(self._prompt.render(text), self._tokens) for text in calibration.content_free)
-        )
+        try:
+            bias = await asyncio.gather(
+                *(self._engine.score(self._prompt.render(text), self._tokens) for text in calibration.content_free)
+            )
+        except PromptRejected as error:
+            raise EngineMisconfigured(
+                f"the engine takes no prompt for a text of calibration.content_free: {error}"
+            ) from error
         prior = [calibration.prior.get(label, 1.0) for label in self.labels]
         self._calibration = Calibration([score.logprobs for score in bias], prior)
         self.prompt_hash = self._prompt.hash(self.labels, calibration.content_free, prior)
@@ -204,11 +212,14 @@ class LabelScorer:
         return LabelToken(f" {word}", tokens[0] if tokens else None)
 
     async def _single_token_words(self) -> Mapping[str, str]:
-        """The labels' own words if each is a single token of its own for this model, otherwise letters."""
+        """The labels' own words if each is a single token of its own for this model, otherwise letters.
+
+        For an engine without tokenizer each word is taken for one token.
+        """
         words = self._settings.words()
         tokens = [await self._engine.tokenize(f" {word}") for word in words.values()]
-        ids = {tuple(t) for t in tokens if t is not None}
-        if None in tokens or (all(len(i) == 1 for i in ids) and len(ids) == len(words)):
+        ids = {(word,) if t is None else tuple(t) for word, t in zip(words.values(), tokens, strict=True)}
+        if all(len(i) == 1 for i in ids) and len(ids) == len(words):
             return words
         letters = dict(zip(words, string.ascii_uppercase, strict=False))
         log.info("%s cannot answer %s with one token each; using letters", self._engine.model, "/".join(words.values()))

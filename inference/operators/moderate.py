@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from inference.cost import Prices
 from inference.engine import Engine
 from inference.judgement import Judgement, Passage
-from inference.operators.labels import LabelName, LabelScorer, LabelSettings, Share
+from inference.operators.labels import Instruction, LabelName, LabelScorer, LabelSettings, Share
 from inference.section import Section
 
 
@@ -40,7 +40,7 @@ class ModerateSettings(LabelSettings):
     """Categories with definitions, and thresholds to allow, review or block."""
 
     operator: Literal["moderate"]
-    instruction: str = "You moderate a chat. Give each message one label."
+    instruction: Instruction = "You moderate a chat. Give each message one label."
     allowed: Allowed = Allowed()
     categories: list[Category] = Field(min_length=1)
     thresholds: Thresholds = Thresholds()

@@ -38,6 +38,6 @@ def _label(node: LineageNode) -> str:
         return (
             f"{role}“{shown}”  [dim]{node.row_id}[/]\n"
             f"{facts['topic']}\\[{facts['partition']}]@{facts['offset']}, {facts['source']} {facts['event_id']}, "
-            f"{facts['event_time']}"
+            f"{node.facts['event_time']:%Y-%m-%d %H:%M:%S} UTC"
         )
     return f"{role}[red]not in the store[/]  [dim]{node.row_id}[/]"

@@ -210,7 +210,7 @@ def lineage_command(
         typer.echo(f"weir: no row {row_id}", err=True)
         raise typer.Exit(1)
     if as_json:
-        typer.echo(orjson.dumps(node.as_dict(), default=str).decode())
+        typer.echo(orjson.dumps(node.as_dict()).decode())
     else:
         Console().print(render(node))
 

@@ -24,6 +24,7 @@ class Account:
     copies: Counter[tuple[str, str]] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
     dead: dict[tuple[str, str], str] = field(default_factory=dict)
+    last_ms: float = 0.0
 
     def publish(self, item: Item, at: float) -> None:
         """An event is on its way. at: Unix seconds."""
@@ -45,6 +46,7 @@ class Account:
         if self.copies[event] == 1:
             self.verdicts[event] = verdict
             self.latencies_ms.append(message.timestamp - self.published.get(event, 0) * 1000)
+            self.last_ms = max(self.last_ms, message.timestamp)
 
     @property
     def outstanding(self) -> int:
@@ -55,6 +57,12 @@ class Account:
     def duplicated(self) -> int:
         """Verdict messages beyond one for each event."""
         return sum(self.copies.values()) - len(self.copies)
+
+    @property
+    def rate(self) -> float:
+        """Verdicts a second, from the first event published to the last verdict."""
+        seconds = self.last_ms / 1000 - min(self.published.values(), default=0)
+        return len(self.verdicts) / seconds if self.verdicts and seconds > 0 else 0.0
 
     def decisions(self) -> Counter[str]:
         """Verdicts by decision."""

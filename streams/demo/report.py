@@ -74,7 +74,7 @@ class Report:
         console.print(Panel(Group(*self._parts()), title="weir demo", title_align="left", padding=(1, 2)))
 
     def _parts(self) -> list[RenderableType]:
-        found = self.as_dict()
+        found, account = self.as_dict(), self.account
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(style="dim")
         table.add_column(overflow="fold")
@@ -88,7 +88,7 @@ class Report:
             ("latency", f"p50 {found['p50_ms'] / 1000:.2f} s, p95 {found['p95_ms'] / 1000:.2f} s, event to verdict"),
             ("tokens", f"{found['tokens_in']:,} in ({found['tokens_cached']:,} cached), {found['tokens_out']:,} out"),
             ("cost", f"{found['cost_usd']:.6f} USD at nominal prices"),
-            ("time", f"{found['seconds']:.0f} s, {found['verdicts'] / max(self.seconds, 0.1):.1f} verdicts a second"),
+            ("time", f"{found['seconds']:.0f} s with start and stop; {account.rate:.1f} verdicts a second"),
             ("parts", f"{found['broker']}, {found['engine']}, {found['store']}"),
         ):
             table.add_row(name, value)

@@ -21,7 +21,6 @@ class Screen:
         self._console = console
         self._account = account
         self._total = total
-        self._started = time.monotonic()
         self._line = 0.0
         self._live = Live(console=console, transient=True, refresh_per_second=4)
 
@@ -54,12 +53,11 @@ class Screen:
     def _facts(self, in_flight: int) -> list[tuple[str, str]]:
         account = self._account
         judged = len(account.verdicts)
-        rate = judged / max(time.monotonic() - self._started, 0.1)
         decisions = ", ".join(f"{count} {name}" for name, count in sorted(account.decisions().items()))
         return [
             ("published", f"{account.publishes} of {self._total}"),
             ("verdicts", f"{judged} ({decisions or 'none yet'})"),
-            ("rate", f"{rate:.1f}/s"),
+            ("rate", f"{account.rate:.1f}/s"),
             ("in flight", str(in_flight)),
             (
                 "latency",

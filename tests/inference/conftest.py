@@ -8,7 +8,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import aiohttp
 import hypothesis
@@ -18,6 +18,7 @@ from aiohttp import web
 from deploy.embedded.engine import LlamaEngine
 from inference.engine import LabelToken
 from inference.openai import EngineSettings, OpenAiEngine
+from inference.text import one_line
 
 SECONDS = 60.0  # a test that waits for something that never comes ends after this
 RECORDED = Path(__file__).with_name("recorded")
@@ -65,12 +66,19 @@ class Server:
             await self._runner.cleanup()
             self._runner = None
 
+    async def __aenter__(self) -> Self:
+        await self.up()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.down()
+
     async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
         raise NotImplementedError
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.headers.append(request.headers)
-        body = await request.json() if request.can_read_body else None
+        body: Any = await request.json() if request.can_read_body else None
         if request.path != "/v1/completions":
             return await self.answer(request, body)
         self.asked.append(body)
@@ -125,9 +133,9 @@ class ScriptedEngine(Server):
             await asyncio.sleep(0)
         if self.together is not None:
             await self.together.wait()
-        return self._complete(body)
+        return self.complete(body)
 
-    def _complete(self, body: Mapping[str, Any]) -> web.Response:
+    def complete(self, body: Mapping[str, Any]) -> web.Response:
         prompts = each(body["prompt"])
         counts = [len(self.tokens(prompt)) + self.start_tokens for prompt in prompts]
         limit = self.models["data"][0]["max_model_len"]
@@ -136,20 +144,23 @@ class ScriptedEngine(Server):
             self.rejected += too_long
             return web.json_response({"error": {"message": f"maximum context length is {limit} tokens"}}, status=400)
         choices = [
-            self._choice(number, prompt, body["logprob_token_ids"], count)
+            self.choice(number, prompt, body.get("logprob_token_ids"), count)
             for number, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
         ]
         usage = {"prompt_tokens": sum(counts), "completion_tokens": len(prompts)}
         return web.json_response({"choices": choices, "usage": usage})
 
-    def _choice(self, index: int, prompt: str, labels: Sequence[int], count: int) -> dict[str, Any]:
+    def choice(self, index: int, prompt: str, labels: Sequence[int] | None, tokens: int = 1) -> dict[str, Any]:
+        """The answer to one prompt; where no tokens were asked for, the most probable words."""
         words = {number: word for word, number in self._vocabulary.items()}
         share = self.probabilities(message_of(prompt))
-        logprobs = {f"token_id:{i}": math.log(share.get(words[i].strip(), 0) or 1e-9) for i in labels}
+        names = [f" {word}" for word in share] if labels is None else [f"token_id:{i}" for i in labels]
+        asked = share if labels is None else [words[i].strip() for i in labels]
+        logprobs = {name: math.log(share.get(word, 0) or 1e-9) for name, word in zip(names, asked, strict=True)}
         return {
             "index": index,
             "logprobs": {"top_logprobs": [logprobs]},
-            "prompt_token_ids": [0] * count,
+            "prompt_token_ids": [0] * tokens,
             "token_ids": [0],
         }
 
@@ -191,6 +202,18 @@ def each(prompt: str | list[str]) -> list[str]:
 def message_of(prompt: str) -> str:
     """The text that a prompt of `LabelPrompt` asks about."""
     return prompt.rpartition("Message: ")[2].removesuffix("\nLabel:")
+
+
+def covers(parts: Sequence[str], text: str) -> bool:
+    """Whether the parts, one after the other and perhaps overlapping, show every visible character of the text."""
+    whole = "".join(one_line(text).split())
+    shown = 0
+    for part in ("".join(part.split()) for part in parts):
+        starts = [start for start in range(shown + 1) if whole.startswith(part, start)]
+        if not starts:
+            return False
+        shown = max(shown, starts[-1] + len(part))
+    return shown == len(whole)
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -266,10 +289,8 @@ def failures() -> Iterator[Failures]:
 
 @pytest.fixture
 async def scripted() -> AsyncIterator[ScriptedEngine]:
-    server = ScriptedEngine()
-    await server.up()
-    yield server
-    await server.down()
+    async with ScriptedEngine() as server:
+        yield server
 
 
 @pytest.fixture

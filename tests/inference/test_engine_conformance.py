@@ -37,10 +37,8 @@ def url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def relay(url: str) -> AsyncIterator[Relay]:
-    relay = Relay(url)
-    await relay.up()
-    yield relay
-    await relay.down()
+    async with Relay(url) as relay:
+        yield relay
 
 
 async def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:

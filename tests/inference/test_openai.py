@@ -292,7 +292,7 @@ class TestBatches:
         assert max(len(body["prompt"]) for body in told_apart.asked) == 3
 
     async def test_answers_out_of_order_are_put_right(self, told_apart: ScriptedEngine, connect: Connect) -> None:
-        complete = told_apart._complete
+        complete = told_apart.complete
 
         def reversed_(body: Mapping[str, Any]) -> Any:
             answer = json.loads(complete(body).text or "")
@@ -346,12 +346,10 @@ class TestBatches:
         self, told_apart: ScriptedEngine, connect: Connect, failures: Failures
     ) -> None:
         engine = await connect(told_apart, requests_in_flight=1)
-        first = reply(
-            200, {"choices": [told_apart._choice(0, "1", [token.id or 0 for token in tokens(told_apart)], 1)]}
-        )
+        first = reply(200, {"choices": [told_apart.choice(0, "1", [token.id or 0 for token in tokens(told_apart)])]})
 
         async def no_time_passes(request: Any) -> Any:
-            return told_apart._complete(await request.json())
+            return told_apart.complete(await request.json())
 
         told_apart.script.extend([no_time_passes, first])
         prompts = ["0", "1", "2"]
@@ -401,10 +399,8 @@ class TestRecordedVllm:
     @pytest.fixture
     async def replay(self) -> AsyncIterator[Replay]:
         names = ["one_prompt", "two_prompts", "one_prompt_cached", "over_long", "one_of_two_over_long"]
-        server = Replay("models", "tokenize", *names)
-        await server.up()
-        yield server
-        await server.down()
+        async with Replay("models", "tokenize", *names) as server:
+            yield server
 
     async def test_connects(self, replay: Replay, connect: Connect) -> None:
         engine = await connect(replay)
@@ -465,10 +461,6 @@ class TestRecordedVllm:
             await engine.score("hello", tokens(scripted))
 
     async def test_wrong_key_is_a_misconfiguration(self, connect: Connect) -> None:
-        server = Replay("unauthorized")
-        await server.up()
-        try:
+        async with Replay("unauthorized") as server:
             with pytest.raises(EngineMisconfigured, match=r"401: Unauthorized \(WEIR_ENGINE_API_KEY\)"):
                 await connect(server, api_key="wrong")
-        finally:
-            await server.down()

@@ -2,23 +2,29 @@
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiohttp import web
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.process import free_port
+from deploy.embedded.store import ChdbStore
+from sinks.clickhouse import StoreSettings, connect
+from sinks.migrate import migrate
 from streams import topics
 from streams.decode import Event, decode
-from streams.kafka import client_options
+from streams.kafka import MAX_DEAD_LETTER_BYTES, client_options
 from streams.records import Source, TokenUsage, Verdict
 from streams.settings import Settings
 from streams.tail import consumer
@@ -153,7 +159,7 @@ async def new_topic(settings: Settings) -> Callable[..., Awaitable[str]]:
 @pytest.fixture
 async def produce(settings: Settings) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
     """`await produce(topic, b"...", key=..., partition=...)`, acknowledged."""
-    producer = AIOKafkaProducer(**client_options(settings), acks="all")
+    producer = AIOKafkaProducer(**client_options(settings), acks="all", max_request_size=MAX_DEAD_LETTER_BYTES)
     await producer.start()
     yield producer.send_and_wait
     await producer.stop()
@@ -174,6 +180,83 @@ def read(settings: Settings) -> Callable[..., Awaitable[list[Any]]]:
 def unused_kafka() -> Settings:
     """The address of no broker."""
     return Settings(kafka_url=f"kafka://127.0.0.1:{free_port()}")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
+    """A store with Weir's tables in a database of its own."""
+    given = os.environ.get("WEIR_TEST_CLICKHOUSE_URL")
+    with ExitStack() as stack:
+        if not given:
+            pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
+            given = stack.enter_context(ChdbStore(tmp_path_factory.mktemp("store"))).url
+        chosen = StoreSettings(given, database=f"weir_{uuid4().hex}")
+        migrate(chosen)
+        yield chosen
+        client = connect(chosen, database="default")
+        client.command(f"DROP DATABASE `{chosen.database}`")
+        client.close()
+
+
+class Engine:
+    """A server of the completions API that answers as the text says.
+
+    `spam` in a text makes it spam. `hold NAME` waits until `go("NAME")`. `reject` and `lost` are refused, with 400 and
+    404. seen: prompts in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.url = ""
+        self._held: dict[str, asyncio.Event] = {}
+        app = web.Application()
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/completions", self._complete)
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    def go(self, name: str) -> None:
+        self._held.setdefault(name, asyncio.Event()).set()
+
+    def texts(self) -> list[str]:
+        return [prompt.rpartition("Message: ")[2].removesuffix("\nLabel:") for prompt in self.seen]
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "scripted"}]})
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        prompt = (await request.json())["prompt"]
+        self.seen.append(prompt)
+        text = self.texts()[-1]
+        if "reject" in text:
+            return web.json_response({"error": {"message": "no such prompt"}}, status=400)
+        if "lost" in text:
+            return web.json_response({"error": {"message": "no such model"}}, status=404)
+        if text.startswith("hold "):
+            await self._held.setdefault(text.split()[1], asyncio.Event()).wait()
+        spam = 0.9 if "spam" in text else 0.1
+        logprobs = {" ok": math.log(1 - spam), " spam": math.log(spam)}
+        return web.json_response(
+            {
+                "choices": [{"index": 0, "logprobs": {"top_logprobs": [logprobs]}}],
+                "usage": {"prompt_tokens": 30, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 20}},
+            }
+        )
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    started = Engine()
+    await started.start()
+    yield started
+    await started.close()
 
 
 @pytest.fixture(scope="session")

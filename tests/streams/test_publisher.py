@@ -41,10 +41,18 @@ async def test_an_answer_means_that_kafka_has_the_message(
         ("twice", b"2"),
     ]
     await publisher.send(topic, b"key", b"value", headers)
-    await publisher.send(topic, None, None, [])
+    await publisher.send(topic, b"", None, [])
     first, second = await read(topic, 2)
     assert (first.key, first.value, list(first.headers)) == (b"key", b"value", headers)
-    assert (second.key, second.value, list(second.headers)) == (None, None, [])
+    assert (second.key, second.value, list(second.headers)) == (b"", None, [])
+
+
+async def test_a_message_of_headers_only_can_be_sent(publisher: Publisher, new_topic: NewTopic, read: Read) -> None:
+    """Such messages exist, and must get to their dead-letter topic."""
+    topic = await new_topic()
+    await publisher.send(topic, None, None, [("h", b"1")])
+    (found,) = await read(topic, 1)
+    assert (found.key or None, found.value, list(found.headers)) == (None, None, [("h", b"1")])
 
 
 async def test_messages_of_a_key_stay_in_order(publisher: Publisher, new_topic: NewTopic, read: Read) -> None:

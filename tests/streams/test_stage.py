@@ -1,0 +1,364 @@
+"""A stage takes messages, judges them, publishes, stores, and only then acknowledges."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.embedded.process import free_port
+from inference import operators
+from inference.cost import Prices
+from inference.errors import EngineMisconfigured
+from inference.openai import EngineSettings, OpenAiEngine
+from sinks.clickhouse import StoreSettings, connect
+from sinks.lineage import ancestors
+from sinks.writer import Writer
+from streams import topics
+from streams.metrics import Metrics
+from streams.pipeline import Pipeline
+from streams.publisher import Publisher
+from streams.settings import Settings
+from streams.stage import Services, StageAgent
+
+GetMessage = Callable[..., Any]
+Until = Callable[..., Awaitable[Any]]
+Settled = Callable[[], Awaitable[None]]
+
+
+class Delivery:
+    """What Faust gives an agent: a message to be acknowledged."""
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.acked = asyncio.Event()
+
+    def ack(self) -> None:
+        self.acked.set()
+
+
+class Stream:
+    """What Faust gives an agent: messages as they come."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
+
+    def noack(self) -> "Stream":
+        return self
+
+    async def events(self) -> AsyncIterator[Delivery]:
+        while True:
+            yield await self._waiting.get()
+
+    def put(self, message: Any) -> Delivery:
+        delivery = Delivery(message)
+        self._waiting.put_nowait(delivery)
+        return delivery
+
+
+class Running:
+    """A stage at work. Messages are given to it with `put`."""
+
+    def __init__(self, agent: StageAgent, metrics: Metrics, pipeline: Pipeline, get_message: GetMessage) -> None:
+        self.agent = agent
+        self.pipeline = pipeline
+        self.verdicts = pipeline.stages[0].writes
+        self.dead = topics.dead_letters(pipeline.source)
+        self.stopped_by: list[Exception] = []
+        self._metrics = metrics
+        self._stream = Stream()
+        self._message = get_message
+        self._offset = 0
+        self.task = asyncio.create_task(agent.run(self._stream))
+
+    def put(self, value: Any, **fields: Any) -> Delivery:
+        """Deliver the next message of the topic; words alone are its text."""
+        self._offset += 1
+        body = {"text": value} if isinstance(value, str) else value
+        now = datetime.now(UTC).timestamp()
+        given = {"topic": self.pipeline.source, "offset": self._offset, "timestamp": now} | fields
+        return self._stream.put(self._message(body, **given))
+
+    def count(self, name: str, **labels: str) -> float:
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self._metrics.render().decode())
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+@pytest.fixture
+async def run(
+    settings: Settings,
+    store: StoreSettings,
+    engine: Any,
+    message: GetMessage,
+    new_topic: Callable[..., Awaitable[str]],
+) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
+    """`await run()`: a running stage with topics of its own."""
+    closing: list[Callable[[], Awaitable[None]]] = []
+
+    async def start(rows_in_flight: int = 100, store: StoreSettings = store, context: int = 0) -> Running:
+        pipeline = Pipeline.model_validate(
+            {
+                "name": "watch",
+                "version": "7",
+                "source": await new_topic(),
+                "sla": "10s",
+                "stages": [
+                    {
+                        "name": "moderate",
+                        "writes": await new_topic(),
+                        "context": {"messages": context},
+                        "judge": {
+                            "operator": "moderate",
+                            "categories": [{"name": "spam", "definition": "advertising"}],
+                            "thresholds": {"review": 0.5, "block": 0.8},
+                            "calibration": {"content_free": []},
+                        },
+                    }
+                ],
+            }
+        )
+        await topics.create(settings, topics.topics_of([pipeline]), 1, 1)
+        client = OpenAiEngine(EngineSettings(engine.url, requests_in_flight=50, context_tokens=100_000))
+        await client.connect()
+        publisher, metrics = Publisher(settings), Metrics()
+        await publisher.start()
+        writer = Writer(store, linger=0.01)
+        writer.start()
+        stopped_by: list[Exception] = []
+        services = Services(publisher, writer, metrics, rows_in_flight, stopped_by.append)
+        (stage,) = pipeline.stages
+        agent = StageAgent(pipeline, stage, operators.create(stage.judge, client, Prices(1, 0.1, 2)), services)
+        running = Running(agent, metrics, pipeline, message)
+        running.stopped_by = stopped_by
+
+        async def close() -> None:
+            running.task.cancel()
+            agent.cancel()
+            await asyncio.gather(running.task, *agent._tasks, return_exceptions=True)
+            await writer.close()
+            await publisher.close()
+            await client.close()
+
+        closing.append(close)
+        return running
+
+    yield start
+    for close in closing:
+        await close()
+
+
+Run = Callable[..., Awaitable[Running]]
+Read = Callable[..., Awaitable[list[Any]]]
+
+
+async def acked(*deliveries: Delivery) -> None:
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(delivery.acked.wait() for delivery in deliveries))
+
+
+def named(headers: Any) -> dict[str, str]:
+    return {name: value.decode() for name, value in headers if value is not None}
+
+
+async def test_a_message_becomes_a_verdict_and_rows(run: Run, read: Read, store: StoreSettings) -> None:
+    stage = await run()
+    await stage.agent.prepare()
+    now = datetime.now(UTC).replace(microsecond=5000)
+    body = {"text": "buy spam", "id": "e-1", "time": now.isoformat(), "thread": "t-1", "author": "ann", "lang": "en"}
+    headers = [("ce_source", b"/forum"), ("traceparent", b"00-1-2-01")]
+    await acked(stage.put(body, key=b"t-1", headers=headers))
+
+    (found,) = await read(stage.verdicts, 1)
+    verdict = json.loads(found.value)
+    assert found.key == b"t-1"
+    assert (verdict["decision"], verdict["label"]) == ("block", "spam")
+    assert verdict["scores"] == pytest.approx({"ok": 0.1, "spam": 0.9})
+    assert (verdict["pipeline"], verdict["pipeline_version"], verdict["stage"]) == ("watch", "7", "moderate")
+    assert verdict["parents"] == [verdict["source"]["row_id"]]
+    assert verdict["usage"] == {"input_tokens": 30, "cached_tokens": 20, "output_tokens": 1}
+    assert verdict["cost_usd"] == pytest.approx((10 * 1 + 20 * 0.1 + 1 * 2) / 1e6)
+    assert named(found.headers) == {
+        "ce_specversion": "1.0",
+        "ce_id": verdict["row_id"],
+        "ce_source": "/weir/watch/moderate",
+        "ce_type": "weir.verdict.v1",
+        "ce_time": verdict["judged_at"],
+        "ce_subject": "e-1",
+        "traceparent": "00-1-2-01",
+        "content-type": "application/json",
+    }
+    client = connect(store)
+    node = ancestors(client, UUID(verdict["row_id"]))
+    assert node is not None
+    assert node.facts["scores"] == pytest.approx(verdict["scores"])
+    assert [(parent.role, parent.facts["text"]) for parent in node.parents] == [("input", "buy spam")]
+    prompt = client.query("SELECT text, labels FROM prompts WHERE prompt_hash = '" + verdict["prompt_hash"] + "'")
+    assert "{text}" in prompt.first_row[0]
+    assert prompt.first_row[1] == ["ok", "spam"]
+    assert client.command(f"SELECT count() FROM inference_calls WHERE row_uuid = '{verdict['row_id']}'") == 1
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (b"hush", b"k", "not_json"),
+        (b'{"text": "hush\xff"}', None, "not_utf8"),
+        (None, b"k", "no_value"),
+        (None, None, "no_value"),
+        ({"text": " "}, None, "empty_text"),
+        ({"text": "hush", "id": 5}, None, "wrong_field"),
+        ({"text": "hush", "time": "9999-12-31T23:59:59-01:00"}, None, "time_out_of_range"),
+        ({"text": "hush, reject this"}, None, "prompt_rejected"),
+    ],
+)
+async def test_a_message_that_cannot_be_judged_is_sent_on_as_it_came(
+    run: Run, read: Read, value: Any, key: bytes | None, reason: str
+) -> None:
+    stage = await run()
+    headers = [("ce_id", b"e-1"), ("own", b"\xff\xfe"), ("none", None)]
+    delivery = stage.put(value, key=key, headers=headers, partition=0)
+    await acked(delivery)
+    (found,) = await read(stage.dead, 1)
+    assert (found.key or None, found.value) == (key, delivery.message.value)
+    assert list(found.headers)[:3] == headers
+    told = named(list(found.headers)[3:])
+    assert told.pop("weir_dlq_detail")
+    assert datetime.fromisoformat(told.pop("weir_dlq_time"))
+    assert told == {
+        "weir_dlq_reason": reason,
+        "weir_dlq_topic": stage.pipeline.source,
+        "weir_dlq_partition": "0",
+        "weir_dlq_offset": "1",
+        "weir_dlq_pipeline": "watch/moderate",
+    }
+    assert "hush" not in json.dumps(named(list(found.headers)[3:]))
+    assert stage.count("weir_dead_letters_total", reason=reason) == 1
+    await acked(stage.put("the next is judged"))
+    assert len(await read(stage.verdicts, 1)) == 1
+
+
+async def test_a_row_that_fits_no_table_is_a_dead_letter(run: Run, read: Read) -> None:
+    stage = await run()
+    good = stage.put("hello")
+    await acked(stage.put("hello", partition=1 << 40), good)
+    (found,) = await read(stage.dead, 1)
+    assert named(found.headers)["weir_dlq_reason"] == "row_rejected"
+
+
+async def test_the_same_event_is_judged_once(run: Run, engine: Any, until: Until) -> None:
+    stage = await run()
+    body = {"text": "hold once", "id": "e-1"}
+    first = stage.put(body)
+    await until(lambda: engine.seen)
+    second = stage.put(body)
+    await until(lambda: stage.count("weir_messages_received_total") == 2)
+    assert not second.acked.is_set()
+    engine.go("once")
+    await acked(first, second, stage.put(body))
+    assert len(engine.seen) == 1
+    assert stage.count("weir_verdicts_total") == 1
+    assert stage.count("weir_messages_repeated_total") == 2
+
+
+async def test_verdicts_of_a_key_leave_in_order(run: Run, read: Read, engine: Any, until: Until) -> None:
+    stage = await run()
+    rows = [stage.put("hold first", key=b"a"), stage.put("reject", key=b"a"), stage.put("third", key=b"a")]
+    await acked(stage.put("of another key", key=b"b"), stage.put("of no key"), rows[1])
+    await until(lambda: "third" in engine.texts())
+    assert not rows[2].acked.is_set()
+    engine.go("first")
+    await acked(*rows)
+    found = [json.loads(message.value) for message in await read(stage.verdicts, 4) if message.key == b"a"]
+    assert [verdict["source"]["offset"] for verdict in found] == [1, 3]
+
+
+async def test_rows_in_flight_are_bounded(run: Run, engine: Any, until: Until, settled: Settled) -> None:
+    stage = await run(rows_in_flight=2)
+    rows = [stage.put(f"hold {name}") for name in ("a", "b", "c")]
+    await until(lambda: len(engine.seen) == 2)
+    await settled()
+    assert stage.count("weir_messages_received_total") == 2
+    assert stage.count("weir_rows_in_flight") == stage.agent.window.rows == 2
+    for name in ("a", "b", "c"):
+        engine.go(name)
+    await acked(*rows)
+    await stage.agent.window.empty()
+    assert len(engine.seen) == 3
+
+
+async def test_what_is_given_up_stays_unacknowledged(run: Run, engine: Any, until: Until) -> None:
+    stage = await run()
+    rows = [stage.put("hold a", key=b"k"), stage.put("b", key=b"k")]
+    await until(lambda: len(engine.seen) == 2)
+    stage.agent.cancel()
+    await stage.agent.window.empty()
+    assert not any(row.acked.is_set() for row in rows)
+    assert stage.count("weir_verdicts_total") == 0
+
+
+async def test_an_engine_that_no_prompt_can_please_stops_the_worker(run: Run, until: Until) -> None:
+    stage = await run()
+    row = stage.put("lost")
+    await until(lambda: stage.stopped_by)
+    await stage.agent.window.empty()
+    assert isinstance(stage.stopped_by[0], EngineMisconfigured)
+    assert not row.acked.is_set()
+    assert stage.count("weir_dead_letters_total") == 0
+
+
+async def test_no_acknowledgement_without_rows(run: Run, until: Until) -> None:
+    stage = await run(store=StoreSettings(f"http://127.0.0.1:{free_port()}"))
+    row = stage.put("hello")
+    await until(lambda: stage.count("weir_verdicts_total") == 1)
+    assert not row.acked.is_set()
+    assert stage.agent.window.rows == 1
+
+
+async def test_what_was_said_before_is_read_and_named(run: Run, read: Read, engine: Any, store: StoreSettings) -> None:
+    stage = await run(context=1)
+    for number, thread in enumerate(("t", "t", "other", "t")):
+        await acked(stage.put({"text": f"words {number}", "thread": thread}))
+    verdicts = [json.loads(message.value) for message in await read(stage.verdicts, 4)]
+    words = {verdict["source"]["offset"]: verdict["source"]["row_id"] for verdict in verdicts}
+    assert [verdict["parents"][1:] for verdict in verdicts] == [[], [words[1]], [], [words[2]]]
+    assert "Earlier: words 1\nMessage: words 3" in engine.seen[-1]
+    client = connect(store)
+    node = ancestors(client, UUID(verdicts[-1]["row_id"]))
+    client.close()
+    assert node is not None
+    assert [(parent.role, parent.facts["text"]) for parent in node.parents] == [
+        ("input", "words 3"),
+        ("context", "words 1"),
+    ]
+
+
+async def test_metrics_tell_of_the_work(run: Run) -> None:
+    stage = await run()
+    await acked(*(stage.put(f"hello {number}") for number in range(3)))
+    await stage.agent.window.empty()
+    for name, expected in {
+        "weir_messages_received_total": 3,
+        "weir_verdicts_total": 3,
+        "weir_event_latency_seconds_count": 3,
+        "weir_broker_latency_seconds_count": 3,
+        "weir_stage_duration_seconds_count": 3,
+        "weir_sla_seconds": 10,
+        "weir_rows_in_flight": 0,
+        "gen_ai_client_operation_duration_seconds_count": 3,
+        "weir_cached_tokens_total": 60,
+        "weir_parts_total": 3,
+    }.items():
+        assert stage.count(name, pipeline="watch", stage="moderate") == expected
+    assert stage.count("gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 90
+    assert stage.count("gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 3
+    assert stage.count("weir_verdicts_total", decision="allow") == 3
+    assert stage.count("weir_cost_usd_total") == pytest.approx(3 * 14 / 1e6)
