@@ -74,8 +74,8 @@ class Worker:
         """Work until SIGTERM or SIGINT. Raises one of STOPPING_ERRORS if a person must change something first."""
         with self._signals():
             async with AsyncExitStack() as stack:
-                await self._web.start()
                 stack.push_async_callback(self._web.close)
+                await self._serve()
                 log.info("metrics and health on http://%s:%d", self._settings.web_host, self._web.port)
                 starting = asyncio.create_task(self._connect(stack))
                 await self._first(starting, self._stopping.wait())
@@ -83,6 +83,12 @@ class Worker:
                     await self._consume()
         if self._fatal is not None:
             raise self._fatal
+
+    async def _serve(self) -> None:
+        try:
+            await self._web.start()
+        except OSError as error:
+            raise WorkerMisconfigured(f"WEIR_WEB_HOST, WEIR_WEB_PORT: {error}") from error
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Reach everything, however long that takes, before the first message is taken."""

@@ -193,8 +193,8 @@ async def test_one_bad_part_is_enough(scripted: ScriptedEngine, connect: Connect
 
 async def test_real_model_judges_a_long_text_whole(llama: LlamaEngine, connect: Connect) -> None:
     """Sentences, then a stretch with many more tokens a character than the rest, then sentences again."""
-    sentences = [f"Day {number}: we walked {number * 7} miles to a town by the sea." for number in range(12)]
-    text = " ".join([*sentences[:6], "\U0001f98a\U0001f9ed\u2603\u4e16\u754c" * 14, *sentences[6:]])
+    sentences = [f"Day {number}: we walked {number * 7} miles to a town by the sea." for number in range(8)]
+    text = " ".join([*sentences[:4], "\U0001f98a\U0001f9ed\u2603\u4e16\u754c" * 12, *sentences[4:]])
     settings = made(examples=[{"text": "hi all", "label": "ok"}, {"text": "i will hurt you", "label": "threat"}])
     async with Relay(llama.url) as relay:
         judgement = await judge(connect, relay, settings=settings, text=text, context_tokens=160)

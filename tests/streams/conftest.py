@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -42,6 +43,20 @@ def _plain_environment() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("WEIR_") and not name.startswith("WEIR_TEST_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """For tests that configure logging: handlers and levels are as before afterwards."""
+    root = logging.getLogger()
+    handlers, levels = root.handlers[:], {root: root.level}
+    levels |= {found: found.level for found in map(logging.getLogger, [*root.manager.loggerDict])}
+    root.handlers = []  # `configure` closes those that it finds
+    yield
+    root.handlers = handlers
+    for logger in map(logging.getLogger, [*root.manager.loggerDict]):
+        logger.setLevel(levels.get(logger, logging.NOTSET))
+    root.setLevel(levels[root])
 
 
 @pytest.fixture(scope="session")
@@ -170,7 +185,7 @@ def read(settings: Settings) -> Callable[..., Awaitable[list[Any]]]:
     """`await read(topic, 3)`: its first messages."""
 
     async def messages(topic: str, count: int) -> list[Any]:
-        async with consumer(settings, topic, from_start=True) as opened, asyncio.timeout(30):
+        async with consumer(settings, topic, from_start=True) as opened, asyncio.timeout(15):
             return [await anext(opened) for _ in range(count)]
 
     return messages
@@ -216,10 +231,12 @@ class Engine:
 
     async def start(self) -> None:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def close(self) -> None:
+        for held in self._held.values():
+            held.set()
         await self._runner.cleanup()
 
     def go(self, name: str) -> None:
@@ -263,7 +280,7 @@ async def engine() -> AsyncIterator[Engine]:
 def until() -> Callable[..., Awaitable[Any]]:
     """`await until(call)`: what the call returns, once that is true; the call may be a coroutine function."""
 
-    async def wait(call: Callable[[], Any], seconds: float = 30) -> Any:
+    async def wait(call: Callable[[], Any], seconds: float = 15) -> Any:
         async with asyncio.timeout(seconds):
             while True:
                 answer = call()

@@ -21,8 +21,8 @@ async def main(kind: str, broker: str, topic: str, group: str, slow: int, log: P
     app = KINDS[kind](
         group,
         broker=broker,
-        broker_session_timeout=3,
-        broker_heartbeat_interval=1,
+        broker_session_timeout=2,
+        broker_heartbeat_interval=0.5,
         broker_commit_interval=0.2,
         consumer_auto_offset_reset="earliest",
         topic_allow_declare=False,
@@ -48,5 +48,5 @@ async def main(kind: str, broker: str, topic: str, group: str, slow: int, log: P
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO)
     asyncio.run(main(*sys.argv[1:5], int(sys.argv[5]), Path(sys.argv[6])))

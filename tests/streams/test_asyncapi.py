@@ -101,3 +101,10 @@ def test_no_pipelines(pipelines: list[Pipeline]) -> None:
     empty = document([])
     assert empty["channels"] == empty["operations"] == {}
     assert document(iter(pipelines)) == document(pipelines)
+
+
+def test_the_document_in_the_repository_is_the_generated_one(described: dict[str, Any], root: Path) -> None:
+    file = root / "docs" / "asyncapi.json"
+    if not file.exists():
+        pytest.skip("not generated yet: make docs")
+    assert json.loads(file.read_text(encoding="utf-8")) == described

@@ -1,7 +1,6 @@
 """One line an event, and no tracebacks of what is tried again."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,17 +9,7 @@ from streams import logs
 NAMES = ("aiokafka", "faust", "mode", "asyncio", "clickhouse_connect", "streams.consumer")
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in NAMES}
-    root.handlers = []  # `configure` closes those that it finds
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def fail(message: str = "the broker\nis gone") -> None:
@@ -72,6 +61,13 @@ def test_libraries_are_quieter_than_we_are(capsys: pytest.CaptureFixture[str]) -
     for name in (*NAMES, "streams.stage"):
         logging.getLogger(name).info("hello")
     assert [line.split()[-2] for line in capsys.readouterr().err.splitlines()] == ["streams.stage:"]
+
+
+@pytest.mark.parametrize("name", ["clickhouse_connect", "urllib3.connectionpool"])
+def test_retries_of_the_store_client_are_not_told(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    logs.configure("INFO")
+    logging.getLogger(name).warning("retrying")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_level_is_that_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:

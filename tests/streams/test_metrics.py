@@ -1,6 +1,7 @@
 """Metrics have names that Prometheus expects, bounded labels, and a page that lists them all."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
@@ -86,3 +87,10 @@ def test_latencies_of_hours_have_a_bucket(seconds: float) -> None:
     metrics = Metrics()
     metrics.event_latency.labels("p", "s").observe(seconds)
     assert b'weir_event_latency_seconds_bucket{le="10800.0",pipeline="p",stage="s"} 1.0' in metrics.render()
+
+
+def test_the_page_in_the_repository_is_the_generated_one(root: Path) -> None:
+    page = root / "docs" / "metrics.md"
+    if not page.exists():
+        pytest.skip("not generated yet: make docs")
+    assert page.read_text(encoding="utf-8") == document()

@@ -120,7 +120,7 @@ async def test_messages_wait_for_a_broker_that_is_down(tmp_path: Path, until: Ca
         assert not waiting.done()
     with TansuBroker(tmp_path, port):
         await until(lambda: topics.create(settings, [topics.Topic("t", "test")], 1, 1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(15):
             await waiting
         assert await publisher.ready() is None
         await publisher.close()

@@ -289,3 +289,10 @@ def test_the_page_lists_every_setting_once() -> None:
     assert all(row[2] for row in rows)
     assert {row[0] for row in rows if row[1] == "required"} == {f"WEIR_{server.upper()}_URL" for server in ALL}
     assert next(row[1] for row in rows if row[0] == "WEIR_WEB_PORT") == "8080"
+
+
+def test_the_page_in_the_repository_is_the_generated_one(root: Path) -> None:
+    page = root / "docs" / "settings.md"
+    if not page.exists():
+        pytest.skip("not generated yet: make docs")
+    assert page.read_text(encoding="utf-8") == document()

@@ -92,6 +92,12 @@ class Running:
         )
 
 
+@pytest.fixture(scope="module")
+def nowhere() -> StoreSettings:
+    """A store that does not answer."""
+    return StoreSettings(f"http://127.0.0.1:{free_port()}")
+
+
 @pytest.fixture
 async def run(
     settings: Settings,
@@ -99,6 +105,7 @@ async def run(
     engine: Any,
     message: GetMessage,
     new_topic: Callable[..., Awaitable[str]],
+    nowhere: StoreSettings,
 ) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
     """`await run()`: a running stage with topics of its own."""
     closing: list[Callable[[], Awaitable[None]]] = []
@@ -135,7 +142,9 @@ async def run(
         stopped_by: list[Exception] = []
         services = Services(publisher, writer, metrics, rows_in_flight, stopped_by.append)
         (stage,) = pipeline.stages
-        agent = StageAgent(pipeline, stage, operators.create(stage.judge, client, Prices(1, 0.1, 2)), services)
+        operator = operators.create(stage.judge, client, Prices(1, 0.1, 2))
+        agent = StageAgent(pipeline, stage, operator, services)
+        await (operator.scorer if store == nowhere else agent).prepare()  # the agent waits until its prompt is stored
         running = Running(agent, metrics, pipeline, message)
         running.stopped_by = stopped_by
 
@@ -160,7 +169,7 @@ Read = Callable[..., Awaitable[list[Any]]]
 
 
 async def acked(*deliveries: Delivery) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(15):
         await asyncio.gather(*(delivery.acked.wait() for delivery in deliveries))
 
 
@@ -170,7 +179,6 @@ def named(headers: Any) -> dict[str, str]:
 
 async def test_a_message_becomes_a_verdict_and_rows(run: Run, read: Read, store: StoreSettings) -> None:
     stage = await run()
-    await stage.agent.prepare()
     now = datetime.now(UTC).replace(microsecond=5000)
     body = {"text": "buy spam", "id": "e-1", "time": now.isoformat(), "thread": "t-1", "author": "ann", "lang": "en"}
     headers = [("ce_source", b"/forum"), ("traceparent", b"00-1-2-01")]
@@ -315,8 +323,8 @@ async def test_an_engine_that_no_prompt_can_please_stops_the_worker(run: Run, un
     assert stage.count("weir_dead_letters_total") == 0
 
 
-async def test_no_acknowledgement_without_rows(run: Run, until: Until) -> None:
-    stage = await run(store=StoreSettings(f"http://127.0.0.1:{free_port()}"))
+async def test_no_acknowledgement_without_rows(run: Run, until: Until, nowhere: StoreSettings) -> None:
+    stage = await run(store=nowhere)
     row = stage.put("hello")
     await until(lambda: stage.count("weir_verdicts_total") == 1)
     assert not row.acked.is_set()
