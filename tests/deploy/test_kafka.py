@@ -30,16 +30,6 @@ EVENT_TIME = 1_600_000_000_000  # years ago: older than any default retention
 
 
 @pytest.fixture(scope="module")
-def jars() -> Path:
-    folder = default_jars()
-    reason = unavailable(folder)
-    if reason:
-        pytest.skip(f"Apache Kafka: {reason}")
-    fetch(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def node(jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
     with ApacheKafka(jars, tmp_path_factory.mktemp("kafka")) as started:
         yield started

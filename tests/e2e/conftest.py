@@ -1,14 +1,13 @@
 """The whole service on real parts: a broker, an engine, a store, and `weir worker` as its own process."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from e2e_service import PIPELINES, Service
 
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.engine import LlamaEngine
-from deploy.embedded.kafka import ApacheKafka, default_jars, fetch, unavailable
+from deploy.embedded.kafka import ApacheKafka
 from deploy.embedded.process import free_port
 from deploy.embedded.store import ChdbStore
 from streams.settings import Settings
@@ -18,16 +17,6 @@ from streams.settings import Settings
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaEngine]:
     with LlamaEngine(tmp_path_factory.mktemp("engine")) as started:
         yield started
-
-
-@pytest.fixture(scope="session")
-def jars() -> Path:
-    folder = default_jars()
-    reason = unavailable(folder)
-    if reason:
-        pytest.skip(f"Apache Kafka: {reason}")
-    fetch(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=["tansu", "apache"])
