@@ -29,7 +29,11 @@ class Producer:
         )
 
     async def __aenter__(self) -> "Producer":
-        await self._producer.start()
+        try:
+            await self._producer.start()
+        except BaseException:
+            await self._producer.stop()
+            raise
         self._stack.push_async_callback(self._producer.stop)
         return self
 

@@ -19,8 +19,8 @@ async def consumer(settings: Settings, *topics: str, from_start: bool) -> AsyncI
         auto_offset_reset="earliest" if from_start else "latest",
         max_partition_fetch_bytes=MAX_DEAD_LETTER_BYTES,
     )
-    await client.start()
     try:
+        await client.start()
         yield client
     finally:
         await client.stop()

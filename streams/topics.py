@@ -42,8 +42,8 @@ async def create(settings: Settings, topics: Iterable[Topic], partitions: int, r
     """Create the topics that do not exist. Returns name to whether it was created now. Raises KafkaError."""
     created: dict[str, bool] = {}
     admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
     try:
+        await admin.start()
         for topic in topics:
             config = {"max.message.bytes": str(topic.max_message_bytes)}
             new = NewTopic(topic.name, partitions, replication, topic_configs=config)

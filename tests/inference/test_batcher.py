@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from inference.batcher import Batcher
 from inference.engine import LabelToken, Score, Usage
 from inference.errors import EngineMisconfigured, PromptRejected
-from tests.inference.conftest import SECONDS
 
 LABELS = [(LabelToken(" ok", 1), LabelToken(" spam", 2)), (LabelToken(" A", 3), LabelToken(" B", 4))]
 
@@ -65,12 +64,20 @@ class Callers:
         names = [str(next(self._numbers)) for _ in range(count)]
         for name in names:
             self.labels[name] = labels
-            self.tasks[name] = asyncio.create_task(self._batcher.submit(name, labels))
+            self.tasks[name] = asyncio.create_task(self._call(name, labels))
         return names
 
-    async def outcome(self, name: str) -> Score | BaseException:
-        async with asyncio.timeout(SECONDS):
-            return (await asyncio.gather(self.tasks[name], return_exceptions=True))[0]
+    async def outcomes(self) -> dict[str, Score | BaseException]:
+        """What each caller got. None may wait any longer."""
+        await settle()
+        assert not [name for name, task in self.tasks.items() if not task.done()]
+        results = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        return dict(zip(self.tasks, results, strict=True))
+
+    async def _call(self, name: str, labels: tuple[LabelToken, ...]) -> Score:
+        answer = await self._batcher.submit(name, labels)
+        assert isinstance(answer, Score)
+        return answer
 
 
 async def settle(steps: int = 20) -> None:
@@ -139,10 +146,10 @@ async def test_whatever_happens_each_caller_gets_its_own_answer(size: int, in_fl
             await settle()
             check()
 
-        assert expected.keys() == callers.tasks.keys()
+        outcomes = await callers.outcomes()
+        assert outcomes.keys() == expected.keys()
         for name, error in expected.items():
-            outcome = await callers.outcome(name)
-            assert outcome == score(name) if error is None else isinstance(outcome, error)
+            assert outcomes[name] == score(name) if error is None else isinstance(outcomes[name], error)
 
 
 async def test_first_prompt_does_not_wait_for_others() -> None:
@@ -195,7 +202,7 @@ async def test_failed_request_reaches_only_its_prompts() -> None:
         await settle()
         for request in sender.open:
             request.succeed()
-        outcomes = [await callers.outcome(name) for name in callers.tasks]
+        outcomes = list((await callers.outcomes()).values())
 
         assert isinstance(outcomes[0], EngineMisconfigured)
         assert outcomes[1:] == [score(str(number)) for number in range(1, 6)]
@@ -208,7 +215,7 @@ async def test_rejected_prompt_reaches_only_its_caller() -> None:
         sender.open[0].succeed()
         await settle()
         sender.open[0].answer.set_result([score("1"), PromptRejected("too long"), score("3")])
-        outcomes = [await callers.outcome(name) for name in callers.tasks]
+        outcomes = list((await callers.outcomes()).values())
 
         assert isinstance(outcomes[2], PromptRejected)
         assert [outcomes[0], outcomes[1], outcomes[3]] == [score("0"), score("1"), score("3")]
@@ -226,9 +233,10 @@ async def test_cancelled_caller_is_dropped_and_leaves_the_others_alone() -> None
         sender.open[0].succeed()
 
         assert [request.prompts for request in sender.sent] == [["0"], ["1", "3"]]
-        assert await callers.outcome("1") == score("1")
-        assert await callers.outcome("3") == score("3")
-        assert isinstance(await callers.outcome("0"), asyncio.CancelledError)
+        outcomes = await callers.outcomes()
+        assert (outcomes["1"], outcomes["3"]) == (score("1"), score("3"))
+        assert isinstance(outcomes["0"], asyncio.CancelledError)
+        assert isinstance(outcomes["2"], asyncio.CancelledError)
 
 
 @pytest.mark.parametrize("steps", range(6))
@@ -242,8 +250,7 @@ async def test_close_at_any_moment_fails_every_caller_and_sends_nothing_more(ste
 
         assert len(sender.sent) == sent
         assert all(request.answer.cancelled() for request in sender.sent)
-        outcomes = [await callers.outcome(name) for name in callers.tasks]
-        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 7
+        assert [type(outcome) for outcome in (await callers.outcomes()).values()] == [asyncio.CancelledError] * 7
 
 
 async def test_close_twice_is_fine() -> None:

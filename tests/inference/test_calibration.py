@@ -60,8 +60,11 @@ def test_without_bias_and_with_equal_prior_probabilities_are_the_models() -> Non
 
 
 def test_bias_is_the_mean_of_the_logarithms() -> None:
-    calibration = Calibration([[math.log(0.9), math.log(0.1)], [math.log(0.1), math.log(0.9)]], [1, 1])
+    calibration = Calibration([[math.log(0.8), math.log(0.2)], [math.log(0.2), math.log(0.8)]] * 2, [1, 1])
     assert calibration([math.log(0.3), math.log(0.7)]) == pytest.approx([0.3, 0.7])
+
+    skewed = Calibration([[math.log(0.8), math.log(0.2)], [math.log(0.5), math.log(0.5)]], [1, 1])
+    assert skewed([math.log(2 / 3), math.log(1 / 3)]) == pytest.approx([0.5, 0.5])
 
 
 def test_prior_multiplies() -> None:
@@ -70,6 +73,7 @@ def test_prior_multiplies() -> None:
 
 def test_labels_out_of_reach_do_no_harm() -> None:
     assert Calibration([], [1, 1])([0.0, -9999.0]) == [1.0, 0.0]
+    assert Calibration([], [1, 1])([-9999.0, -9999.0]) == [0.5, 0.5]
 
 
 def test_refuses_another_number_of_labels() -> None:

@@ -199,6 +199,18 @@ class TestScore:
         assert told in await failures.next()
         assert len(scripted.asked) == 3
 
+    async def test_labels_far_out_of_the_models_mind_are_normalised_too(
+        self, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted)
+        top = {f"token_id:{token.id}": -9999.0 for token in tokens(scripted)}
+        choice = {**scripted.choice(0, "hello", []), "logprobs": {"top_logprobs": [top]}}
+        scripted.script.append(reply(200, {"choices": [choice]}))
+
+        score = await engine.score("hello", tokens(scripted))
+
+        assert list(score.logprobs) == pytest.approx([math.log(0.5), math.log(0.5)])
+
     async def test_gives_up_on_a_request_that_hangs_and_asks_again(
         self, scripted: ScriptedEngine, connect: Connect, failures: Failures
     ) -> None:

@@ -29,7 +29,7 @@ def _plain_environment() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     given = os.environ.get("WEIR_TEST_CLICKHOUSE_URL")
     if given:

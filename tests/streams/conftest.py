@@ -1,12 +1,12 @@
 """A broker with its topics, messages as Faust hands them out, and events."""
 
 import asyncio
+import gc
 import json
 import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -197,20 +197,27 @@ def unused_kafka() -> Settings:
     return Settings(kafka_url=f"kafka://127.0.0.1:{free_port()}")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
-    """A store with Weir's tables in a database of its own."""
+@pytest.fixture(scope="session")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     given = os.environ.get("WEIR_TEST_CLICKHOUSE_URL")
-    with ExitStack() as stack:
-        if not given:
-            pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
-            given = stack.enter_context(ChdbStore(tmp_path_factory.mktemp("store"))).url
-        chosen = StoreSettings(given, database=f"weir_{uuid4().hex}")
-        migrate(chosen)
-        yield chosen
-        client = connect(chosen, database="default")
-        client.command(f"DROP DATABASE `{chosen.database}`")
-        client.close()
+    if given:
+        yield given
+        return
+    pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
+    with ChdbStore(tmp_path_factory.mktemp("store")) as started:
+        yield started.url
+
+
+@pytest.fixture(scope="module")
+def store(store_url: str) -> Iterator[StoreSettings]:
+    """A store with Weir's tables, in a database of its own."""
+    chosen = StoreSettings(store_url, database=f"weir_{uuid4().hex}")
+    migrate(chosen)
+    yield chosen
+    client = connect(chosen, database="default")
+    for database in (chosen.database, f"{chosen.database}_more"):
+        client.command(f"DROP DATABASE IF EXISTS `{database}`")
+    client.close()
 
 
 class Engine:
@@ -274,6 +281,16 @@ async def engine() -> AsyncIterator[Engine]:
     await started.start()
     yield started
     await started.close()
+
+
+@pytest.fixture
+def nothing_is_left_open(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fails a test after which a client of Kafka complains that nobody closed it."""
+    gc.collect()
+    yield
+    gc.collect()
+    told = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+    assert not [record for record in told if "Unclosed" in record.getMessage()]
 
 
 @pytest.fixture(scope="session")

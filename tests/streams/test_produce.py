@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from streams.cloudevents import attributes
 from streams.decode import decode
@@ -60,6 +61,13 @@ async def test_what_is_wrong_is_published_as_well(published: Callable[..., Any])
     assert json.loads(found[0].value) | {"time": None} == {"text": 5, "thread": 7, "id": 9, "time": None}
     assert found[0].key == b"7"
     assert set(json.loads(found[1].value)) == {"time"}
+
+
+@pytest.mark.usefixtures("nothing_is_left_open")
+async def test_no_broker(unused_kafka: Settings) -> None:
+    with pytest.raises(KafkaError):
+        async with Producer(unused_kafka, "/tests"):
+            pass
 
 
 def test_rows_of_a_file() -> None:

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from streams.kafka import MAX_MESSAGE_BYTES, client_options
 from streams.settings import Settings
@@ -61,3 +63,10 @@ async def test_no_group_is_left_behind(settings: Settings, new_topic: NewTopic, 
         await anext(messages)
         assert await admin.list_consumer_groups() == before
     await admin.close()
+
+
+@pytest.mark.usefixtures("nothing_is_left_open")
+async def test_no_broker(unused_kafka: Settings) -> None:
+    with pytest.raises(KafkaError):
+        async with consumer(unused_kafka, "t", from_start=True):
+            pass

@@ -60,6 +60,7 @@ async def test_topics_are_created_once(settings: Settings) -> None:
     assert found == dict(zip(names, (3, 3, 1), strict=True))
 
 
+@pytest.mark.usefixtures("nothing_is_left_open")
 async def test_no_broker(unused_kafka: Settings) -> None:
     with pytest.raises(KafkaError):
         await create(unused_kafka, [Topic("t", "test")], partitions=1, replication=1)

@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streams.errors import WorkerMisconfigured
 from streams.health import Health
 from streams.metrics import Metrics
 from streams.web import WebServer
@@ -115,7 +116,7 @@ async def test_other_pages_and_methods(worker: Worker, get: Get) -> None:
 
 async def test_an_address_that_is_taken(worker: Worker) -> None:
     second = WebServer("127.0.0.1", worker.web.port, worker.metrics, worker.health)
-    with pytest.raises(OSError, match="address already in use"):
+    with pytest.raises(WorkerMisconfigured, match=r"WEIR_WEB_PORT: .*address already in use"):
         await second.start()
     await second.close()
 

@@ -175,7 +175,7 @@ def test_the_schema_is_brought_up_to_date_once(
     weir: Weir, store: StoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
-    monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", f"{store.database}_cli")
+    monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", f"{store.database}_more")
     assert weir("migrate")[:2] == (0, "applied 0001_initial\n")
     assert weir("migrate")[:2] == (0, "the schema is up to date\n")
 
