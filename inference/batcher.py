@@ -94,7 +94,6 @@ class Batcher:
         requests = list(self._requests)
         for waiting in chain(self._waiting, *self._requests.values()):
             waiting.score.cancel()
-        self._waiting.clear()
         for task in requests:
             task.cancel()
         await asyncio.gather(*requests, return_exceptions=True)

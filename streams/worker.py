@@ -74,8 +74,9 @@ class Worker:
         """Work until SIGTERM or SIGINT. Raises one of STOPPING_ERRORS if a person must change something first."""
         with self._signals():
             async with AsyncExitStack() as stack:
+                stack.push_async_callback(self._publisher.close)
                 stack.push_async_callback(self._web.close)
-                await self._serve()
+                await self._web.start()
                 log.info("metrics and health on http://%s:%d", self._settings.web_host, self._web.port)
                 starting = asyncio.create_task(self._connect(stack))
                 await self._first(starting, self._stopping.wait())
@@ -84,12 +85,6 @@ class Worker:
         if self._fatal is not None:
             raise self._fatal
 
-    async def _serve(self) -> None:
-        try:
-            await self._web.start()
-        except OSError as error:
-            raise WorkerMisconfigured(f"WEIR_WEB_HOST, WEIR_WEB_PORT: {error}") from error
-
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Reach everything, however long that takes, before the first message is taken."""
         stack.push_async_callback(self._engine.close)
@@ -97,7 +92,6 @@ class Worker:
         await _persist(lambda: asyncio.to_thread(migrate.check, self._settings.store))
         self._writer.start()
         stack.push_async_callback(self._writer.close)
-        stack.push_async_callback(self._publisher.close)
         await _persist(self._publisher.start)
         needed = [topic.name for topic in topics_of(self._pipelines)]
         await _persist(lambda: self._publisher.require(needed))

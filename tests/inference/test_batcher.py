@@ -94,8 +94,9 @@ async def batcher(size: int, in_flight: int) -> AsyncIterator[tuple[Sender, Batc
     try:
         yield sender, made, callers
     finally:
+        for task in callers.tasks.values():
+            task.cancel()
         await made.close()
-        await asyncio.gather(*callers.tasks.values(), return_exceptions=True)
 
 
 @given(size=st.integers(1, 4), in_flight=st.integers(1, 3), data=st.data())
@@ -221,22 +222,36 @@ async def test_rejected_prompt_reaches_only_its_caller() -> None:
         assert [outcomes[0], outcomes[1], outcomes[3]] == [score("0"), score("1"), score("3")]
 
 
-async def test_cancelled_caller_is_dropped_and_leaves_the_others_alone() -> None:
+async def test_caller_that_gives_up_while_it_waits_is_not_sent() -> None:
     async with batcher(size=9, in_flight=1) as (sender, _, callers):
         callers.submit(4)
         await settle()
-        callers.tasks["0"].cancel()  # its request is under way
-        callers.tasks["2"].cancel()  # it waits
+        callers.tasks["2"].cancel()
         await settle()
         sender.open[0].succeed()
         await settle()
-        sender.open[0].succeed()
 
         assert [request.prompts for request in sender.sent] == [["0"], ["1", "3"]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_caller_that_gives_up_under_way_leaves_the_others_alone(*, fails: bool) -> None:
+    async with batcher(size=3, in_flight=1) as (sender, _, callers):
+        callers.submit(4)
+        await settle()
+        sender.open[0].succeed()
+        await settle()
+        callers.tasks["1"].cancel()
+        await settle()
+        if fails:
+            sender.open[0].answer.set_exception(EngineMisconfigured())
+        else:
+            sender.open[0].succeed()
         outcomes = await callers.outcomes()
-        assert (outcomes["1"], outcomes["3"]) == (score("1"), score("3"))
-        assert isinstance(outcomes["0"], asyncio.CancelledError)
-        assert isinstance(outcomes["2"], asyncio.CancelledError)
+
+        assert isinstance(outcomes["1"], asyncio.CancelledError)
+        for name in ("2", "3"):
+            assert isinstance(outcomes[name], EngineMisconfigured) if fails else outcomes[name] == score(name)
 
 
 @pytest.mark.parametrize("steps", range(6))

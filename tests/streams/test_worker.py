@@ -98,6 +98,7 @@ async def test_a_worker_waits_for_topics(
             await task
 
 
+@pytest.mark.usefixtures("nothing_is_left_open")
 async def test_a_model_that_is_not_there_ends_the_worker(given: dict[str, Any], running: Running) -> None:
     async with running(given | {"engine_model": "other"}) as task, asyncio.timeout(15):
         with pytest.raises(EngineMisconfigured, match="no model 'other'; it has: scripted"):
@@ -119,6 +120,7 @@ async def test_a_newer_schema_ends_the_worker(given: dict[str, Any], running: Ru
         client.close()
 
 
+@pytest.mark.usefixtures("nothing_is_left_open")
 async def test_a_port_that_is_taken_ends_the_worker(given: dict[str, Any], running: Running) -> None:
     server = await asyncio.start_server(lambda *_: None, "127.0.0.1", given["web_port"])
     async with server, running(given) as task, asyncio.timeout(15):
