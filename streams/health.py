@@ -8,12 +8,12 @@ from streams.metrics import Metrics
 
 Check = Callable[[], Awaitable[str | None]]
 
-_FRESH_SECONDS = 5.0
+_FRESH_SECONDS = 2.0
 _CHECK_TIMEOUT = 5.0
 
 
 class Health:
-    """Asks each dependency, at most once in five seconds however often it is asked itself."""
+    """Asks each dependency, at most once in two seconds however often it is asked itself."""
 
     def __init__(self, checks: Mapping[str, Check], metrics: Metrics) -> None:
         """checks: name to a call that returns None, or in words what is wrong."""

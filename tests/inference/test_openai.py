@@ -217,7 +217,8 @@ class TestScore:
         engine = await connect(scripted, timeout=0.2)
         scripted.script.append(hang)
 
-        assert isinstance(await engine.score("hello", tokens(scripted)), Score)
+        async with asyncio.timeout(SECONDS):
+            assert isinstance(await engine.score("hello", tokens(scripted)), Score)
         assert "cannot be reached" in await failures.next()
 
     @pytest.mark.parametrize("status", [400, 413, 422])
@@ -400,6 +401,14 @@ class TestClose:
             await engine.close()
             with pytest.raises(asyncio.CancelledError):
                 await caller
+
+    async def test_gives_connections_back(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted)
+        await engine.close()
+        await engine.close()
+
+        assert engine._session is not None
+        assert engine._session.closed
 
     async def test_before_connect_is_fine(self, scripted: ScriptedEngine) -> None:
         await OpenAiEngine(EngineSettings(scripted.url)).close()
