@@ -55,11 +55,14 @@ async def test_each_dependency_tells_its_state() -> None:
     assert health.stopped is None
 
 
-async def test_an_answer_is_good_for_two_seconds(clock: Callable[[float], None]) -> None:
+async def test_an_answer_is_good_for_some_seconds(
+    clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.health._FRESH_SECONDS", 5)
     broker = Dependency("gone")
     health = Health({"broker": broker.check}, Metrics())
     await asyncio.gather(*(health.dependencies() for _ in range(5)))
-    clock(1.9)
+    clock(4.9)
     broker.reason = None
     assert await health.dependencies() == {"broker": "gone"}
     assert broker.asked == 1
