@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from inference.engine import LabelToken, Score
-from inference.errors import PromptRejected
+from inference.errors import AttemptsExhausted, PromptRejected
 
-Send = Callable[[Sequence[str], Sequence[LabelToken]], Awaitable[Sequence[Score | PromptRejected]]]
+Outcome = Score | PromptRejected | AttemptsExhausted
+Send = Callable[[Sequence[str], Sequence[LabelToken]], Awaitable[Sequence[Outcome]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +28,7 @@ class Batcher:
     """
 
     def __init__(self, send: Send, prompts_per_request: int, requests_in_flight: int) -> None:
-        """send: asks the engine; one score or rejection a prompt, in order, or raises an exception for all of them."""
+        """send: asks the engine; a score, or why it failed, for each prompt in order, or raises for all of them."""
         self._send = send
         self._size = prompts_per_request
         self._free = requests_in_flight
@@ -36,7 +37,7 @@ class Batcher:
         self._closed = False
 
     async def submit(self, prompt: str, labels: Sequence[LabelToken]) -> Score:
-        """The score of one prompt. Raises what the request that carried it raised.
+        """The score of one prompt. Raises why it was given up, or what the request that carried it raised.
 
         Raises asyncio.CancelledError once `close` was called.
         """
@@ -80,7 +81,7 @@ class Batcher:
             for waiting, score in zip(batch, scores, strict=True):
                 if waiting.score.done():
                     continue
-                if isinstance(score, PromptRejected):
+                if isinstance(score, PromptRejected | AttemptsExhausted):
                     waiting.score.set_exception(score)
                 else:
                     waiting.score.set_result(score)

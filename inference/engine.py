@@ -65,14 +65,16 @@ class Engine(Protocol):
     async def tokenize(self, text: str) -> list[int] | None:
         """Token ids of `text` without special tokens, or None where the server has no tokenizer to ask.
 
-        Waits and tries again while the engine is unavailable. Raises PromptRejected or EngineMisconfigured.
+        Waits and tries again while the engine is unavailable. Raises PromptRejected, AttemptsExhausted or
+        EngineMisconfigured.
         """
         ...
 
     async def score(self, prompt: str, labels: Sequence[LabelToken]) -> Score:
         """The probabilities of `labels` as the next token after `prompt`.
 
-        Waits and tries again while the engine is unavailable. Raises PromptRejected or EngineMisconfigured.
+        Waits and tries again while the engine is unavailable. Raises PromptRejected, AttemptsExhausted or
+        EngineMisconfigured.
         """
         ...
 

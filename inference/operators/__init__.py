@@ -20,7 +20,7 @@ class Operator(Protocol):
     scorer: LabelScorer
 
     async def judge(self, passage: Passage) -> Judgement:
-        """Judge one passage. Raises PromptRejected for this text, EngineMisconfigured for all."""
+        """Judge one passage. Raises PromptRejected or AttemptsExhausted for this text, EngineMisconfigured for all."""
         ...
 
 

@@ -54,7 +54,7 @@ class Classify:
         self.scorer = LabelScorer(settings, engine, prices)
 
     async def judge(self, passage: Passage) -> Judgement:
-        """Judge one passage. Raises PromptRejected, EngineMisconfigured."""
+        """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""
         scored = await self.scorer.score(passage)
         parts = scored.probabilities
         weights = [math.exp(sum(map(_log, column)) / len(parts)) for column in zip(*parts, strict=True)]

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from inference.calibration import CONTENT_FREE, Calibration
 from inference.cost import Prices
 from inference.engine import Engine, LabelToken, Score
-from inference.errors import EngineMisconfigured, PromptRejected
+from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.judgement import Call, Passage
 from inference.prompt import Example, LabelPrompt
 from inference.section import Section
@@ -121,8 +121,14 @@ class LabelScorer:
         """Choose the label tokens, measure the model's bias and the room that a text has.
 
         Raises EngineMisconfigured if the model cannot tell the labels apart, if the prompt leaves no room for text, or
-        if the engine rejects it.
+        if the engine rejects it; EngineUnavailable if the engine fails at it again and again while it answers others.
         """
+        try:
+            await self._prepare()
+        except AttemptsExhausted as error:
+            raise EngineUnavailable(f"the engine cannot be asked for the labels: {error}", error.reason) from error
+
+    async def _prepare(self) -> None:
         words = await self._single_token_words()
         self._prompt = LabelPrompt(self._settings.instruction, self._settings.labels(), words, self._settings.examples)
         self._tokens = [await self._label_token(words[label]) for label in self.labels]
@@ -150,7 +156,8 @@ class LabelScorer:
         """Calibrated probabilities of the labels for each part of the text.
 
         Text that fits is one part, with its context. Longer text is split at sentence ends with some overlap, and
-        context is left out. Parts that are the same are asked for once. Raises PromptRejected, EngineMisconfigured.
+        context is left out. Parts that are the same are asked for once. Raises PromptRejected, AttemptsExhausted,
+        EngineMisconfigured.
         """
         parts, context = await self._parts(passage)
         turn = asyncio.Semaphore(_PARTS_AT_ONCE)

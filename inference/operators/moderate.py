@@ -84,7 +84,7 @@ class Moderate:
         self.scorer = LabelScorer(settings, engine, prices)
 
     async def judge(self, passage: Passage) -> Judgement:
-        """Judge one passage. Raises PromptRejected, EngineMisconfigured."""
+        """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""
         scored = await self.scorer.score(passage)
         parts = scored.probabilities
         allowed = self._settings.allowed.name

@@ -281,7 +281,7 @@ class Connect(Protocol):
 @pytest.fixture
 def failures() -> Iterator[Failures]:
     handler = Failures()
-    log = logging.getLogger("inference.openai")
+    log = logging.getLogger("inference.retrying")
     log.addHandler(handler)
     yield handler
     log.removeHandler(handler)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.batcher import Batcher
+from inference.batcher import Batcher, Outcome
 from inference.engine import LabelToken, Score, Usage
-from inference.errors import EngineMisconfigured, PromptRejected
+from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable, PromptRejected
 
 LABELS = [(LabelToken(" ok", 1), LabelToken(" spam", 2)), (LabelToken(" A", 3), LabelToken(" B", 4))]
 
@@ -24,9 +24,7 @@ def score(prompt: str) -> Score:
 class Request:
     prompts: list[str]
     labels: tuple[LabelToken, ...]
-    answer: "asyncio.Future[list[Score | PromptRejected]]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    answer: "asyncio.Future[list[Outcome]]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def succeed(self) -> None:
         self.answer.set_result([score(prompt) for prompt in self.prompts])
@@ -38,7 +36,7 @@ class Sender:
     def __init__(self) -> None:
         self.sent: list[Request] = []
 
-    async def __call__(self, prompts: Sequence[str], labels: Sequence[LabelToken]) -> list[Score | PromptRejected]:
+    async def __call__(self, prompts: Sequence[str], labels: Sequence[LabelToken]) -> list[Outcome]:
         self.sent.append(Request(list(prompts), tuple(labels)))
         return await self.sent[-1].answer
 
@@ -209,16 +207,19 @@ async def test_failed_request_reaches_only_its_prompts() -> None:
         assert outcomes[1:] == [score(str(number)) for number in range(1, 6)]
 
 
-async def test_rejected_prompt_reaches_only_its_caller() -> None:
+@pytest.mark.parametrize(
+    "error", [PromptRejected("too long"), AttemptsExhausted(3, EngineUnavailable("no answer", "timeout"))]
+)
+async def test_prompt_that_is_given_up_reaches_only_its_caller(error: PromptRejected | AttemptsExhausted) -> None:
     async with batcher(size=3, in_flight=1) as (sender, _, callers):
         callers.submit(4)
         await settle()
         sender.open[0].succeed()
         await settle()
-        sender.open[0].answer.set_result([score("1"), PromptRejected("too long"), score("3")])
+        sender.open[0].answer.set_result([score("1"), error, score("3")])
         outcomes = list((await callers.outcomes()).values())
 
-        assert isinstance(outcomes[2], PromptRejected)
+        assert outcomes[2] is error
         assert [outcomes[0], outcomes[1], outcomes[3]] == [score("0"), score("1"), score("3")]
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from inference.cost import Prices
 from inference.engine import Usage
-from inference.errors import EngineMisconfigured, PromptRejected
+from inference.errors import EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.judgement import Passage
 from inference.operators.classify import ClassifySettings
 from inference.operators.labels import LabelScorer
@@ -144,6 +144,17 @@ class TestPrepare:
 
         with pytest.raises(EngineMisconfigured, match="no log-probabilities here"):
             await prepared(connect, scripted, made(calibration={"content_free": ["..."]}))
+
+    async def test_engine_that_keeps_failing_at_it_may_be_asked_again(
+        self, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        scripted.tokenizer.extend([reply(500)] * 6)  # five open the breaker, and the probe after them is answered
+        settings = {"attempts": 1, "backoff_seconds": 0.01, "pause_seconds": 0.01}
+
+        with pytest.raises(EngineUnavailable, match="cannot be asked for the labels: failed 1 times"):
+            await prepared(connect, scripted, **settings)
+
+        assert await scores(await prepared(connect, scripted, **settings))
 
     async def test_bias_is_what_the_model_says_to_texts_without_content(
         self, scripted: ScriptedEngine, connect: Connect
