@@ -11,8 +11,12 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.errors import StoreUnavailable
 
-# clickhouse-connect reports each retry of its own at WARNING; the writer reports outages once, in words.
-logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
+# These report each retry of their own at WARNING; `Session` reports outages, once and in words.
+for _name in ("clickhouse_connect", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
+# A server takes 128 KiB for a parameter, and the id of a row is up to 40 digits long.
+KEYS_A_QUERY = 1000
 
 UNAVAILABLE = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
 

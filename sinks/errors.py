@@ -9,5 +9,9 @@ class RowRejected(Exception):
     """A row does not fit its table, whatever the state of the store: give this row up."""
 
 
+class RowNotKept(RowRejected):
+    """ClickHouse took the row and did not keep it, as it does with rows older than their table's TTL."""
+
+
 class SchemaMismatch(Exception):
     """The schema is not the one that this code writes. The message says what to run."""

@@ -20,7 +20,8 @@ SELECT DISTINCT child, parent, kind FROM tree LIMIT 10000
 
 _VERDICTS = """
 SELECT row_id, pipeline, pipeline_version, stage, operator, decision, label, confidence, scores, model, prompt_hash,
-    parts, input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, judged_at
+    parts, input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, judged_at,
+    ifNull(toString(reused_from_uuid), '') AS reused_from
 FROM verdicts WHERE row_id IN {rows:Array(UInt128)}
 """
 
@@ -35,7 +36,8 @@ class LineageNode:
     """One row and the rows that it was made from.
 
     row_id: in UUID form. kind: `verdict`, `source`, or `missing` where the store has an edge to it but no row. role:
-    what it was to its child, `input` or `context`; empty for the row that was asked for. facts: columns of its table.
+    what it was to its child, `input`, `reused` or `context`; empty for the row that was asked for. facts: columns of
+    its table.
     """
 
     row_id: str
@@ -79,10 +81,15 @@ def _node(
     row: int, role: str, edges: dict[int, list[tuple[str, int]]], facts: dict[int, tuple[str, dict[str, Any]]]
 ) -> LineageNode:
     kind, columns = facts.get(row, ("missing", {}))
-    parents = sorted(edges.get(row, []), key=lambda edge: (edge[0] != "input", *_order(edge[1], facts)))
+    parents = sorted(edges.get(row, []), key=lambda edge: (edge_rank(edge[0]), *_order(edge[1], facts)))
     return LineageNode(
         str(UUID(int=row)), kind, role, columns, [_node(parent, edge, edges, facts) for edge, parent in parents]
     )
+
+
+def edge_rank(kind: str) -> int:
+    """The place of a kind of edge: what was judged, where its judgement is from, what was read with it, others."""
+    return {"input": 0, "reused": 1, "context": 2}.get(kind, 3)
 
 
 def _order(row: int, facts: dict[int, tuple[str, dict[str, Any]]]) -> tuple[int, int]:

@@ -24,7 +24,10 @@ class SourceRow(NamedTuple):
 
 
 class VerdictRow(NamedTuple):
-    """One judgement. scores: in the order of the prompt's labels (table `prompts_raw`)."""
+    """One judgement. scores: in the order of the prompt's labels (table `prompts_raw`).
+
+    reused_from: row id of the verdict whose judgement this one repeats; 0 if the model was asked.
+    """
 
     row_id: int
     source_row_id: int
@@ -52,6 +55,7 @@ class VerdictRow(NamedTuple):
     output_tokens: int
     cost_usd: float
     latency_ms: int
+    reused_from: int = 0
 
 
 class InferenceCallRow(NamedTuple):
@@ -70,7 +74,11 @@ class InferenceCallRow(NamedTuple):
 
 
 class LineageEdgeRow(NamedTuple):
-    """`child` was made from `parent`. kind: `input` for what was judged, `context` for what was only read with it."""
+    """`child` was made from `parent`.
+
+    kind: `input` for what was judged, `reused` for the verdict whose judgement was taken over, `context` for what was
+    only read with it.
+    """
 
     child: int
     parent: int

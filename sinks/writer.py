@@ -2,29 +2,32 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import DataError, ProgrammingError
+from clickhouse_connect.driver.exceptions import DatabaseError, DataError, ProgrammingError
 from clickhouse_connect.driver.insert import InsertContext
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
 
-from sinks.clickhouse import UNAVAILABLE, StoreSettings, brief, connect
-from sinks.errors import RowRejected, StoreUnavailable
+from sinks.clickhouse import StoreSettings, brief
+from sinks.errors import RowNotKept, RowRejected
+from sinks.kept import not_kept
 from sinks.rows import TABLES, AnyRow
+from sinks.session import Session
 
-log = logging.getLogger(__name__)
-
-_MAX_BACKOFF_SECONDS = 15.0
-# Events of any age may share a batch; each month is a partition.
-_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
+_INSERT_SETTINGS = {
+    "max_partitions_per_insert_block": 0,  # events of any age may share a batch; each month is a partition
+    "async_insert": 0,  # batches are made here, and an answer means that the rows can be read
+}
 # What clickhouse-connect raises, before anything is sent, for a value that does not fit its column.
 _MISFIT = (DataError, ProgrammingError, ValueError, TypeError, OverflowError, AttributeError)
+# ClickHouse's codes for a value that it cannot parse, convert or hold, and for a constraint that a row violates. Each
+# is about rows whatever the state of the server. Not among them is 53, TYPE_MISMATCH: it is about types, so about all
+# rows alike, and dead-lettering a whole stream does not mend a schema.
+_REFUSED = frozenset({6, 27, 38, 41, 69, 70, 72, 117, 131, 321, 349, 376, 407, 469, 691})
 
 
 @dataclass(slots=True, eq=False)
@@ -47,8 +50,7 @@ class Writer:
         linger: float = 0.2,
         on_flush: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
-        """on_flush: called with the number of rows and the seconds of each batch that ClickHouse acknowledged."""
-        self._settings = settings
+        """on_flush: called with the number of rows kept and the seconds of each batch that ClickHouse acknowledged."""
         self._batch_rows = batch_rows
         self._linger = linger
         self._on_flush = on_flush
@@ -56,8 +58,7 @@ class Writer:
         self._rows_waiting = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="clickhouse")
-        self._client: Client | None = None
+        self._session = Session(settings, "clickhouse-writer")
         self._contexts: dict[str, InsertContext] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -66,7 +67,11 @@ class Writer:
         self._task = asyncio.create_task(self._run(), name="clickhouse-writer")
 
     async def write(self, rows: Sequence[AnyRow]) -> None:
-        """Return when ClickHouse has acknowledged all rows. Raises RowRejected if one of them fits no table."""
+        """Return when ClickHouse has acknowledged all rows.
+
+        Raises RowRejected if one of them fits no table or is refused by ClickHouse, and RowNotKept if ClickHouse took
+        one and drops it for its age. Others of these rows may have been stored by then.
+        """
         submission = _Submission(rows)
         self._waiting.append(submission)
         self._rows_waiting += len(rows)
@@ -82,7 +87,7 @@ class Writer:
             await asyncio.gather(self._task, return_exceptions=True)
         for submission in self._waiting:
             submission.done.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._session.close()
 
     async def _run(self) -> None:
         while True:
@@ -93,6 +98,9 @@ class Writer:
                 for submission in batch:
                     submission.done.cancel()
                 raise
+            except Exception as error:  # noqa: BLE001  the callers must not wait for ever for what can never be
+                for submission in batch:
+                    _answer(submission, error)
 
     async def _next_batch(self) -> list[_Submission]:
         await self._arrived.wait()
@@ -105,66 +113,53 @@ class Writer:
         return batch
 
     async def _flush(self, batch: list[_Submission]) -> None:
+        rows = [row for submission in batch for row in submission.rows]
         try:
-            await self._insert_until_stored(batch)
+            lost, seconds = await self._session.run(partial(self._store, rows))
         except RowRejected as error:
             if len(batch) == 1:
                 _answer(batch[0], error)
                 return
-            for submission in batch:  # one row of many fits no table: each caller for itself
-                await self._flush([submission])
-        else:
-            for submission in batch:
-                _answer(submission)
+            # One row of many is at fault: halving finds it in few inserts, and to store the others twice does no harm.
+            half = len(batch) // 2
+            await self._flush(batch[:half])
+            await self._flush(batch[half:])
+            return
+        self._on_flush(sum(id(row) not in lost for row in rows), seconds)
+        for submission in batch:
+            _answer(submission, next((lost[id(row)] for row in submission.rows if id(row) in lost), None))
 
-    async def _insert_until_stored(self, batch: list[_Submission]) -> None:
-        rows = [row for submission in batch for row in submission.rows]
-        loop = asyncio.get_running_loop()
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable),
-            wait=wait_random_exponential(multiplier=0.2, max=_MAX_BACKOFF_SECONDS),
-            before_sleep=before_sleep_log(log, logging.WARNING),
-            reraise=True,
-        ):
-            with attempt:
-                started = time.perf_counter()
-                await loop.run_in_executor(self._thread, self._insert, rows)
-                self._on_flush(len(rows), time.perf_counter() - started)
-
-    def _insert(self, rows: list[AnyRow]) -> None:
-        """One insert a table, in the writer's thread."""
+    def _store(self, rows: list[AnyRow], client: Client) -> tuple[dict[int, RowNotKept], float]:
+        """One insert a table, in the session's thread. Returns what ClickHouse did not keep, and the seconds taken."""
+        started = time.perf_counter()
         by_type: dict[type[AnyRow], list[AnyRow]] = defaultdict(list)
         for row in rows:
             by_type[type(row)].append(row)
         try:
-            if self._client is None:
-                self._client = connect(self._settings)
             for kind, table in TABLES.items():
                 if kind in by_type:
-                    self._insert_table(self._client, kind, table, by_type[kind])
-        except StoreUnavailable:
+                    self._insert(client, kind, table, by_type[kind])
+            return not_kept(client, rows), time.perf_counter() - started
+        except Exception:
+            # A context may still hold these rows, and would refuse any others; or the schema is another one by now.
+            self._contexts.clear()
             raise
-        except _MISFIT as error:
-            self._contexts.clear()  # one of them may still hold the rows, and would refuse any others
-            raise RowRejected(f"a row does not fit its table: {brief(error)}") from error
-        except UNAVAILABLE as error:
-            self._forget_connection()
-            raise StoreUnavailable(f"ClickHouse {self._settings.url}: {brief(error)}") from error
 
-    def _insert_table(self, client: Client, kind: type[AnyRow], table: str, rows: list[AnyRow]) -> None:
+    def _insert(self, client: Client, kind: type[AnyRow], table: str, rows: list[AnyRow]) -> None:
         if table not in self._contexts:
             self._contexts[table] = client.create_insert_context(
                 table, column_names=list(kind._fields), column_oriented=True, settings=_INSERT_SETTINGS
             )
-        columns = list(zip(*rows, strict=True))
-        client.insert(context=self._contexts[table], data=columns)
-
-    def _forget_connection(self) -> None:
-        """The next attempt starts afresh: the schema may be another one by then."""
-        client, self._client = self._client, None
-        self._contexts.clear()
-        if client is not None:
-            client.close()
+        try:
+            client.insert(context=self._contexts[table], data=list(zip(*rows, strict=True)))
+        except _MISFIT as error:
+            raise RowRejected(f"a row does not fit its table: {brief(error)}") from error
+        except DatabaseError as error:
+            if error.code not in _REFUSED:
+                raise
+            # Without the server's own text, which quotes the row.
+            reason = f"ClickHouse refuses a row for {table}: error {error.code}, {error.name}"
+            raise RowRejected(reason) from None
 
 
 def _answer(submission: _Submission, error: Exception | None = None) -> None:

@@ -352,6 +352,19 @@ def test_rows_of_an_insert_in_the_body(client: Client, store: ChdbStore, sql: st
     assert client.query("SELECT * FROM t ORDER BY id LIMIT 1 BY id").result_rows == [(1, "a"), (2, "b\n\nc"), (3, "")]
 
 
+@pytest.mark.parametrize("clause", ["", "SETTINGS async_insert = 0 ", "settings async_insert=0, max_threads = 2 "])
+def test_a_refused_insert_is_an_error_and_stores_nothing(client: Client, store: ChdbStore, clause: str) -> None:
+    make_table(client, "strict", "id UInt64, text String, CONSTRAINT short CHECK length(text) < 5")
+    with pytest.raises(DatabaseError, match="Code: 469") as caught:
+        client.insert("strict", [(1, "fits"), (2, "does not fit")], column_names=["id", "text"])
+    assert caught.value.code == 469
+    sql = quote(f"INSERT INTO strict (id, text) {clause}FORMAT CSV")
+    assert http_send(store, "POST", f"/?database=weir_test&query={sql}", b'1,"far too long"\n')[0] == 500
+    assert client.command("SELECT count() FROM strict") == 0
+    assert http_send(store, "POST", f"/?database=weir_test&query={sql}", b'1,"fits"\n')[0] == 200
+    assert client.command("SELECT count() FROM strict") == 1
+
+
 def test_rows_are_never_run_as_statements(client: Client, store: ChdbStore) -> None:
     make_table(client, "safe")
     path = "/?database=weir_test&query=INSERT%20INTO%20safe%20FORMAT%20CSV"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -77,6 +78,19 @@ def test_context_of_other_milliseconds_is_in_the_order_of_time(
     node = ancestors(judged, UUID(int=verdict.row_id))
     assert node is not None
     assert [parent.facts["offset"] for parent in node.parents] == [43, 99, 41, 42]
+
+
+def test_a_reused_judgement_leads_to_the_verdict_that_it_is_from(
+    judged: Client, make: Make, words: list[SourceRow], verdict: VerdictRow
+) -> None:
+    origin = make(VerdictRow, row_id=verdict.row_id + (1 << 80))  # later than all else, so only its kind puts it first
+    reused = verdict._replace(reused_from=origin.row_id, judged_at=verdict.judged_at + timedelta(seconds=1))
+    put(judged, origin, reused, make(LineageEdgeRow, child=verdict.row_id, parent=origin.row_id, kind="reused"))
+    node = ancestors(judged, UUID(int=verdict.row_id))
+    assert node is not None
+    assert [parent.role for parent in node.parents] == ["input", "reused", "context", "context"]
+    assert node.facts["reused_from"] == node.parents[1].row_id == str(UUID(int=origin.row_id))
+    assert node.parents[1].facts["reused_from"] == ""
 
 
 def test_an_event_has_nothing_above_it(judged: Client, words: list[SourceRow]) -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import signal
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 from deploy.embedded.process import free_port
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
-from sinks.errors import RowRejected
+from sinks.errors import RowNotKept, RowRejected
 from sinks.migrate import migrate
 from sinks.rows import TABLES, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
 from sinks.writer import Writer
@@ -306,3 +307,153 @@ async def test_a_verdict_without_its_prompt_can_still_be_read(tables: Client, ru
     async with running() as writer:
         await writer.write([make(VerdictRow, prompt_hash="gone")])
     assert tables.query("SELECT scores, score_values FROM verdicts").first_row == ({}, [0.75, 0.25])
+
+
+@pytest.fixture
+def altered(new_database: Callable[[], StoreSettings]) -> Iterator[Callable[..., tuple[StoreSettings, Client]]]:
+    """`altered(*statements)`: a database of its own after these statements, and a client."""
+    opened: list[Client] = []
+
+    def alter(*statements: str) -> tuple[StoreSettings, Client]:
+        chosen = new_database()
+        migrate(chosen)
+        opened.append(connect(chosen))
+        for statement in statements:
+            opened[-1].command(statement)
+        return chosen, opened[-1]
+
+    yield alter
+    for client in opened:
+        client.close()
+
+
+Altered = Callable[..., tuple[StoreSettings, Client]]
+
+
+async def test_rows_older_than_their_tables_ttl_are_told_to_their_callers(
+    altered: Altered, running: Running, make: Make
+) -> None:
+    ttl = "ALTER TABLE {} MODIFY TTL toDateTime(event_time) + INTERVAL 30 DAY"
+    own, client = altered(ttl.format("source_rows_raw"), ttl.format("verdicts_raw"))
+    now = datetime.now(UTC)
+    times = {"fresh": now, "old": now - timedelta(days=3), "too old": now - timedelta(days=400)}
+    rows = {
+        (kind, name): make(kind, row_id=number, event_time=time)
+        for kind in (SourceRow, VerdictRow)
+        for number, (name, time) in enumerate(times.items())
+    }
+    flushed: list[int] = []
+    async with running(settings=own, on_flush=lambda count, seconds: flushed.append(count)) as writer:
+        answers = await asyncio.gather(
+            *(writer.write([make(LineageEdgeRow), row]) for row in rows.values()), return_exceptions=True
+        )
+    found = dict(zip(rows, answers, strict=True))
+    lost = {key: found.pop(key) for key in [(SourceRow, "too old"), (VerdictRow, "too old")]}
+    assert set(found.values()) == {None}
+    assert {type(error) for error in lost.values()} == {RowNotKept}
+    assert [TABLES[kind] in str(error) and "TTL" in str(error) for (kind, _), error in lost.items()] == [True, True]
+    assert flushed == [10]
+    for table in ("source_rows_raw", "verdicts_raw"):
+        assert stored(client, table, "row_id")[:2] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ttl", "kept"),
+    [
+        ("toDateTime(event_time) + INTERVAL 10 DAY", ["fresh"]),
+        ("toDateTime(event_time) + INTERVAL 10 DAY DELETE WHERE stage = 'b'", ["a", "fresh"]),
+        ("toDate(event_time) + 10 DELETE WHERE stage IN ('x', 'b'), toDate(event_time) + 900", ["a", "fresh"]),
+        ("toDateTime(event_time) + INTERVAL 5 DAY RECOMPRESS CODEC(ZSTD(9)), toDate(event_time) + 10", ["fresh"]),
+        ("toDateTime(event_time) + INTERVAL 5 DAY RECOMPRESS CODEC(ZSTD(9))", ["a", "b", "fresh"]),
+    ],
+)
+async def test_an_expired_row_is_told_before_a_merge_drops_it(
+    altered: Altered, running: Running, make: Make, ttl: str, kept: list[str]
+) -> None:
+    own, client = altered(f"ALTER TABLE verdicts_raw MODIFY TTL {ttl}", "SYSTEM STOP MERGES verdicts_raw")
+    now = datetime.now(UTC)
+    times = {"a": now - timedelta(days=12), "b": now - timedelta(days=12), "fresh": now - timedelta(days=2)}
+    rows = [make(VerdictRow, stage=stage, event_time=time) for stage, time in times.items()]  # one row id for all
+    async with running(settings=own) as writer:
+        answers = await asyncio.gather(*(writer.write([row]) for row in rows), return_exceptions=True)
+    assert [stage for stage, answer in zip(times, answers, strict=True) if answer is None] == kept
+    assert all(answer is None or isinstance(answer, RowNotKept) for answer in answers)
+    assert len(stored(client, "verdicts_raw", "stage")) == 3
+
+
+async def test_many_old_rows_are_looked_up(tables: Client, running: Running, make: Make) -> None:
+    first = (1 << 128) - 2500  # the longest ids, and more than one query can ask for
+    rows = [make(SourceRow, row_id=first + n, event_time=datetime(2012, 1, 1, tzinfo=UTC)) for n in range(2500)]
+    async with running() as writer:
+        await writer.write(rows)
+    assert len(stored(tables)) == 2500
+
+
+async def test_a_look_up_that_fails_is_an_outage(
+    altered: Altered, running: Running, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, client = altered(
+        "RENAME TABLE source_rows_raw TO aside",
+        "CREATE TABLE source_rows_raw AS aside ENGINE = Set",  # it takes rows and shows none
+    )
+    async with running(settings=own) as writer:
+        waiting = asyncio.create_task(writer.write([make(SourceRow, event_time=datetime(2012, 1, 1, tzinfo=UTC))]))
+        while not caplog.records:
+            done, _ = await asyncio.wait([waiting], timeout=0.05)
+            assert not done
+        client.command("DROP TABLE source_rows_raw")
+        client.command("RENAME TABLE aside TO source_rows_raw")
+        async with asyncio.timeout(30):
+            await waiting
+    assert stored(client) == ["e-1"]
+
+
+async def test_a_row_that_clickhouse_refuses_costs_few_inserts(altered: Altered, running: Running, make: Make) -> None:
+    own, client = altered("ALTER TABLE source_rows_raw ADD CONSTRAINT short CHECK length(text) < 20")
+    rows = sources(make, 64)
+    rows[37] = rows[37]._replace(text="very private and too long")
+    flushed: list[int] = []
+    async with running(settings=own, on_flush=lambda count, seconds: flushed.append(count)) as writer:
+        answers = await asyncio.gather(*(writer.write([row]) for row in rows), return_exceptions=True)
+    assert sorted(flushed) == [1, 2, 4, 8, 16, 32]
+    assert [number for number, answer in enumerate(answers) if answer is not None] == [37]
+    assert isinstance(answers[37], RowRejected)
+    assert "source_rows_raw: error 469, VIOLATED_CONSTRAINT" in str(answers[37])
+    assert "private" not in "".join(traceback.format_exception(answers[37]))
+    assert stored(client) == [row.event_id for row in rows if row is not rows[37]]
+
+
+async def test_a_row_that_another_column_cannot_be_parsed_from_is_refused(
+    altered: Altered, running: Running, make: Make
+) -> None:
+    own, client = altered("ALTER TABLE source_rows_raw ADD COLUMN number UInt64 MATERIALIZED toUInt64(event_id)")
+    async with running(settings=own) as writer:
+        good, bad = make(SourceRow, event_id="12"), make(SourceRow, event_id="twelve")
+        answers = await asyncio.gather(writer.write([good]), writer.write([bad]), return_exceptions=True)
+    assert (answers[0], type(answers[1])) == (None, RowRejected)
+    assert stored(client, column="number") == [12]
+
+
+async def test_an_error_that_is_not_about_the_row_is_an_outage(
+    altered: Altered, running: Running, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, client = altered("ALTER TABLE source_rows_raw ADD CONSTRAINT sick CHECK throwIf(length(text) > 2) = 0")
+    async with running(settings=own) as writer:
+        waiting = asyncio.create_task(writer.write([make(SourceRow)]))
+        while not caplog.records:
+            done, _ = await asyncio.wait([waiting], timeout=0.05)
+            assert not done
+        client.command("ALTER TABLE source_rows_raw DROP CONSTRAINT sick")
+        async with asyncio.timeout(30):
+            await waiting
+    assert stored(client) == ["e-1"]
+
+
+async def test_what_nobody_foresaw_reaches_the_caller_and_the_writer_goes_on(
+    tables: Client, running: Running, make: Make
+) -> None:
+    async with running() as writer:
+        with pytest.raises(AttributeError):
+            await writer.write([make(SourceRow, event_time=1)])  # ClickHouse takes a number for a time
+        await writer.write([make(SourceRow, event_id="e-2")])
+    assert "e-2" in stored(tables)

@@ -1,0 +1,142 @@
+"""Verdicts that were stored before, so that nobody pays twice for a judgement."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+from clickhouse_connect.driver.client import Client
+
+from sinks.clickhouse import KEYS_A_QUERY, StoreSettings
+from sinks.lineage import edge_rank
+from sinks.rows import VerdictRow
+from sinks.session import Session
+
+_VERDICTS = """
+SELECT row_id, source_row_id, pipeline, pipeline_version, stage, operator, tenant, lang, event_time, broker_time,
+    judged_at, topic, `partition`, `offset`, decision, label, scores, confidence, model, prompt_hash, parts,
+    input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, reused_from
+FROM verdicts_raw FINAL
+WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id IN {rows:Array(UInt128)}
+"""
+_LABELS = """
+SELECT prompt_hash, any(labels) FROM prompts_raw WHERE prompt_hash IN {hashes:Array(String)} GROUP BY prompt_hash
+"""
+_EDGES = "SELECT DISTINCT child, parent, kind FROM lineage_edges_raw WHERE child IN {rows:Array(UInt128)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVerdict:
+    """A verdict as it was written.
+
+    row: times are aware, in UTC. labels: the names of `row.scores`; empty if the store has lost the prompt. parents:
+    row id and kind of what the verdict was made from; its input first, then the verdict that was reused, then context
+    in the order of event time.
+    """
+
+    row: VerdictRow
+    labels: list[str]
+    parents: list[tuple[int, str]]
+
+
+class _Key(NamedTuple):
+    pipeline: str
+    stage: str
+    row_id: int
+
+
+@dataclass(slots=True, eq=False)
+class _Search:
+    key: _Key
+    found: "asyncio.Future[StoredVerdict | None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Judged:
+    """Finds verdicts by their row ids, many at a time.
+
+    A query starts at once if none is running; what is asked for meanwhile goes into the next one. While the store is
+    unavailable the query is tried again, for ever, and callers wait.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._waiting: list[_Search] = []
+        self._arrived = asyncio.Event()
+        self._session = Session(settings, "clickhouse-judged")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to answer. Must be called inside the event loop."""
+        self._task = asyncio.create_task(self._run(), name="clickhouse-judged")
+
+    async def find(self, pipeline: str, stage: str, row_id: int) -> StoredVerdict | None:
+        """The latest verdict of a stage with this row id, or None if the store has none."""
+        if not 0 <= row_id < 1 << 128:  # it would fail the query of everybody
+            return None
+        search = _Search(_Key(pipeline, stage, row_id))
+        self._waiting.append(search)
+        self._arrived.set()
+        return await search.found
+
+    async def close(self) -> None:
+        """Stop. Callers that wait get CancelledError."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for search in self._waiting:
+            search.found.cancel()
+        self._session.close()
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            batch, self._waiting = self._waiting[:KEYS_A_QUERY], self._waiting[KEYS_A_QUERY:]
+            if not self._waiting:
+                self._arrived.clear()
+            try:
+                found = await self._session.run(partial(_find, {search.key for search in batch}))
+            except asyncio.CancelledError:
+                for search in batch:
+                    search.found.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001  the callers must not wait for ever for what can never be
+                for search in batch:
+                    if not search.found.done():
+                        search.found.set_exception(error)
+                continue
+            for search in batch:
+                if not search.found.done():
+                    search.found.set_result(found.get(search.key))
+
+
+def _find(keys: Iterable[_Key], client: Client) -> dict[_Key, StoredVerdict]:
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for key in keys:
+        groups[key.pipeline, key.stage].append(key.row_id)
+    rows = [row for (pipeline, stage), ids in groups.items() for row in _rows(client, pipeline, stage, ids)]
+    if not rows:
+        return {}
+    hashes = sorted({row.prompt_hash for row in rows})
+    labels: dict[str, list[str]] = dict(_query(client, _LABELS, hashes=hashes))
+    parents: dict[int, list[tuple[int, str]]] = defaultdict(list)
+    for child, parent, kind in _query(client, _EDGES, rows=sorted({row.row_id for row in rows})):
+        parents[child].append((parent, kind))
+    return {
+        _Key(row.pipeline, row.stage, row.row_id): StoredVerdict(
+            row,
+            list(labels.get(row.prompt_hash, ())),
+            sorted(parents[row.row_id], key=lambda edge: (edge_rank(edge[1]), *edge)),
+        )
+        for row in rows
+    }
+
+
+def _rows(client: Client, pipeline: str, stage: str, ids: list[int]) -> list[VerdictRow]:
+    return [VerdictRow(*values) for values in _query(client, _VERDICTS, pipeline=pipeline, stage=stage, rows=ids)]
+
+
+def _query(client: Client, sql: str, **parameters: Any) -> list[Any]:
+    return list(client.query(sql, parameters=parameters, tz_mode="aware").result_rows)
