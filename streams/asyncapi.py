@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from streams.dlq import Action
 from streams.errors import Reason
 from streams.pipeline import Pipeline
 from streams.records import MESSAGE_TYPE, VERDICT_TYPE, TextMessage, Verdict
@@ -23,13 +24,30 @@ _CLOUDEVENTS = {
     "traceparent": "W3C trace context; a verdict carries that of its message",
 }
 
+_ORIGIN = {
+    "weir_origin_topic": "topic where the message stood first; only in a replayed dead letter, as are these four",
+    "weir_origin_partition": "its partition there",
+    "weir_origin_offset": "its offset there",
+    "weir_origin_timestamp": "its Kafka timestamp there, Unix milliseconds; missing if it had none",
+    "weir_dlq_replays": "how often it was replayed",
+}
+
 _DEAD_LETTER = {
     "weir_dlq_reason": "one of: " + ", ".join(Reason),
     "weir_dlq_detail": "what was wrong, in words",
-    "weir_dlq_topic": "topic that the message came from",
+    "weir_dlq_topic": "topic where the message stood first",
     "weir_dlq_partition": "its partition there",
     "weir_dlq_offset": "its offset there",
+    "weir_dlq_timestamp": "its Kafka timestamp there, Unix milliseconds; missing if it had none",
     "weir_dlq_pipeline": "pipeline and stage that gave it up",
+    "weir_dlq_time": "when, RFC 3339",
+    "weir_dlq_attempts": "how often it was tried; missing if that was not counted",
+    "weir_dlq_replays": "how often it was replayed before; missing if never",
+}
+
+_RESOLUTION = {
+    "weir_dlq_action": "one of: " + ", ".join(Action),
+    "weir_dlq_entry": "the dead letter that is settled, as <partition>:<offset> of this topic",
     "weir_dlq_time": "when, RFC 3339",
 }
 
@@ -45,9 +63,10 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
             for topic, message, purpose in (
                 (reads, "textMessage", "Texts to be judged. Key: the thread, so that it stays in order."),
                 (stage.writes, "verdict", "Judgements. Key: that of the message judged."),
-                (dlq, "deadLetter", f"What could not be processed of {reads}, as it came."),
+                (dlq, "deadLetter", f"What could not be processed of {reads}, as it came, and what became of it."),
             ):
                 channels.setdefault(topic, _channel(topic, message, purpose))
+            channels[dlq]["messages"]["resolution"] = {"$ref": "#/components/messages/resolution"}
             operations[f"{name}: read"] = _operation("receive", reads, f"{name} judges these.")
             operations[f"{name}: publish"] = _operation("send", stage.writes, f"{name} publishes these.")
             operations[f"{name}: give up"] = _operation("send", dlq, f"{name} gave these up.")
@@ -65,13 +84,19 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
         "operations": operations,
         "components": {
             "messages": {
-                "textMessage": _message("A text to be judged", MESSAGE_TYPE, "TextMessage", _CLOUDEVENTS),
+                "textMessage": _message("A text to be judged", MESSAGE_TYPE, "TextMessage", _CLOUDEVENTS | _ORIGIN),
                 "verdict": _message("A judgement", VERDICT_TYPE, "Verdict", _CLOUDEVENTS),
                 "deadLetter": {
                     "title": "A message that could not be processed",
                     "summary": "Value, key and headers as they came; the reason in further headers.",
                     "headers": _headers(_DEAD_LETTER),
                     "payload": {},
+                },
+                "resolution": {
+                    "title": "What became of a dead letter",
+                    "summary": "Settles a dead letter of the same partition. Key: that of the dead letter; no value.",
+                    "headers": _headers(_RESOLUTION),
+                    "payload": {"type": "null"},
                 },
             },
             "schemas": schemas["$defs"],

@@ -8,6 +8,7 @@ committed up to its lowest unfinished offset, an error of a commit is an error o
 interval tries again.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from streams.progress import PartitionProgress
 log = logging.getLogger(__name__)
 
 OnCommit = Callable[[Mapping[TP, int]], None]
+BeforeRevoke = Callable[[], Awaitable[None]]
 
 
 class SafeConsumer(driver.Consumer):
@@ -53,8 +55,17 @@ class SafeConsumer(driver.Consumer):
         return finished
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Forget partitions that are somebody else's now. Work on them goes on, but is no longer ours to commit."""
+        """Let rows in flight finish for a moment, commit what is done, and forget the partitions.
+
+        Faust has emptied its buffers by then. Work that takes longer goes on, but is no longer ours to commit: its
+        messages are delivered again, here or elsewhere.
+        """
         await super().on_partitions_revoked(revoked)
+        assert isinstance(self.app, App)
+        if revoked:
+            await self.app.before_revoke()
+            await self.maybe_wait_for_commit_to_finish()  # or the next line would only wait for that one
+            await self.commit(revoked)
         for tp in revoked:
             self.progress.pop(tp, None)
 
@@ -79,6 +90,12 @@ class SafeConsumer(driver.Consumer):
 
 
 class _SafeThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust asks for it only in its own transactions; what a producer aborted is no event in any case.
+        consumer._isolation_level = "read_committed"
+        return consumer
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
         entries = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(o, "") for tp, o in offsets.items()}
@@ -97,9 +114,14 @@ class SafeTransport(driver.Transport):
 
 
 class App(faust.App):
-    """A Faust application whose consumer is `SafeConsumer`."""
+    """A Faust application whose consumer is `SafeConsumer`.
+
+    on_commit: called with the offsets of each commit. before_revoke: awaited when partitions are taken away; it must
+    return soon, because the other workers wait for it.
+    """
 
     on_commit: OnCommit = staticmethod(lambda offsets: None)
+    before_revoke: BeforeRevoke = staticmethod(lambda: asyncio.sleep(0))
 
     def _new_transport(self) -> SafeTransport:
         return SafeTransport(self.conf.broker_consumer, self)

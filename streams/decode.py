@@ -1,6 +1,5 @@
 """From a Kafka message to an event with an identity, or to a dead letter with a reason."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -10,6 +9,7 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from streams import cloudevents
 from streams.errors import DeadLetter, Reason
 from streams.identity import event_row_id, offset_row_id
+from streams.origin import Placed, origin_of
 from streams.records import TextMessage
 
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -19,27 +19,22 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = TypeAdapter(AwareDatetime)
 
 
-class KafkaMessage(Protocol):
+class KafkaMessage(Placed, Protocol):
     """What this module needs of a consumed message.
 
     timestamp: Unix seconds, of the broker or of the producer, who may write any number.
     """
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: float | None
     key: bytes | None
     value: bytes | None
-    headers: Iterable[tuple[str, bytes | None]] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """A valid message.
 
-    broker_time: Kafka's timestamp, or the event's own time where that is none. event_id: empty if the producer gave
-    none.
+    topic, partition, offset, broker_time: its place and Kafka's timestamp; a replay has those of the message that it
+    replays. broker_time is the event's own time where Kafka has none. event_id: empty if the producer gave none.
     """
 
     row_id: int
@@ -67,7 +62,7 @@ class Event:
 
 
 def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
-    """The event that a message carries. Raises DeadLetter.
+    """The event that a message carries; a replay is the event that it replays. Raises DeadLetter.
 
     now: for tests; times more than a day after it are refused.
     """
@@ -75,27 +70,28 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     if not body.text.strip():
         raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space")
     context = cloudevents.attributes(message.headers)
-    broker_time = _broker_time(message.timestamp)
+    place = origin_of(message)
+    broker_time = _broker_time(place.timestamp_ms)
     written = body.time or _header_time(context.get("time")) or broker_time
     if written is None:
         raise DeadLetter(Reason.TIME_OUT_OF_RANGE, "the message has no time, and its Kafka timestamp is none either")
     _check_range(written, now or datetime.now(UTC))  # times at the ends of the calendar exist in some zones only
     event_time = written.astimezone(UTC)
-    source = context.get("source") or message.topic
+    source = context.get("source") or place.topic
     event_id = body.id or context.get("id") or ""
     time_ms = (event_time - _EPOCH) // timedelta(milliseconds=1)  # a product of floats may be one less
     return Event(
         row_id=event_row_id(time_ms, source, event_id)
         if event_id
-        else offset_row_id(time_ms, message.topic, message.partition, message.offset),
+        else offset_row_id(time_ms, place.topic, place.partition, place.offset),
         text=body.text,
         source=source,
         event_id=event_id,
         event_time=event_time,
         broker_time=broker_time or event_time,
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
+        topic=place.topic,
+        partition=place.partition,
+        offset=place.offset,
         key=message.key,
         thread=body.thread,
         author=body.author,
@@ -132,12 +128,12 @@ def _header_time(value: str | None) -> datetime | None:
         raise DeadLetter(Reason.WRONG_FIELD, "header ce_time is not an RFC 3339 time with offset") from error
 
 
-def _broker_time(timestamp: float | None) -> datetime | None:
-    if timestamp is None or timestamp < 0:  # Kafka writes -1 for none
+def _broker_time(timestamp_ms: int | None) -> datetime | None:
+    if timestamp_ms is None:
         return None
     try:
-        return datetime.fromtimestamp(timestamp, UTC)
-    except (ValueError, OverflowError, OSError):
+        return _EPOCH + timedelta(milliseconds=timestamp_ms)
+    except OverflowError:
         return None
 
 

@@ -1,13 +1,23 @@
-"""What can go wrong with a message or a worker, by what to do next.
+"""What can go wrong with a message or a worker, and what to do next: the one place that decides it.
 
-Errors of the engine and the store stand in `inference.errors` and `sinks.errors`. Together they mean one of three:
-
-- try again: EngineUnavailable, StoreUnavailable, TopicsMissing, any error of Kafka;
-- dead-letter: DeadLetter, PromptRejected, RowRejected;
-- stop the worker without losing work: WorkerMisconfigured, EngineMisconfigured, SchemaMismatch.
+Errors of the engine and the store stand in `inference.errors` and `sinks.errors`; `fate_of` sorts all of them.
 """
 
-from enum import StrEnum
+import logging
+from enum import Enum, StrEnum, auto
+
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+)
+
+from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable, PromptRejected
+from sinks.errors import RowNotKept, RowRejected, SchemaMismatch, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 
 class Reason(StrEnum):
@@ -20,18 +30,23 @@ class Reason(StrEnum):
     EMPTY_TEXT = "empty_text"
     TIME_OUT_OF_RANGE = "time_out_of_range"
     PROMPT_REJECTED = "prompt_rejected"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     ROW_REJECTED = "row_rejected"
+    NOT_KEPT = "not_kept"
     INTERNAL_ERROR = "internal_error"
 
 
 class DeadLetter(Exception):
     """This message can never be processed as it is."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        """detail: what was wrong and where, in a sentence without the message's text."""
+    def __init__(self, reason: Reason, detail: str, attempts: int = 0) -> None:
+        """detail: what was wrong and where, in a sentence without the message's text. attempts: how often the engine
+        failed on it; 0 if it was not tried more than once.
+        """
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.attempts = attempts
 
 
 class TopicsMissing(Exception):
@@ -40,3 +55,57 @@ class TopicsMissing(Exception):
 
 class WorkerMisconfigured(Exception):
     """No message can be processed until a person changes something; the message says what."""
+
+
+class Fate(Enum):
+    """What an error means for the work that met it."""
+
+    RETRY = auto()
+    """Transient: the same work may succeed later."""
+    DEAD_LETTER = auto()
+    """Fatal for this row: others may be fine."""
+    STOP = auto()
+    """Fatal for the worker: no row can succeed until a person changes something."""
+
+
+_STOP = (
+    WorkerMisconfigured,
+    EngineMisconfigured,
+    SchemaMismatch,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+)
+_RETRY = (EngineUnavailable, StoreUnavailable, TopicsMissing, KafkaError, OSError)
+
+
+def fate_of(error: BaseException) -> Fate:
+    """What to do after this error. One that nobody foresaw is fatal for its row: it must not stop the others."""
+    if isinstance(error, _STOP):
+        return Fate.STOP
+    if isinstance(error, _RETRY):
+        return Fate.RETRY
+    return Fate.DEAD_LETTER
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later; for tenacity's `retry_if_exception`."""
+    return fate_of(error) is Fate.RETRY
+
+
+def dead_letter_of(error: Exception) -> DeadLetter:
+    """The dead letter for a row that met this error."""
+    match error:
+        case DeadLetter():
+            return error
+        case PromptRejected():
+            return DeadLetter(Reason.PROMPT_REJECTED, str(error))
+        case AttemptsExhausted():
+            return DeadLetter(Reason.ATTEMPTS_EXHAUSTED, str(error), error.attempts)
+        case RowNotKept():
+            return DeadLetter(Reason.NOT_KEPT, str(error))
+        case RowRejected():
+            return DeadLetter(Reason.ROW_REJECTED, str(error))
+    log.error("a row failed in a way that nobody foresaw", exc_info=error)
+    return DeadLetter(Reason.INTERNAL_ERROR, f"{type(error).__name__} in the worker; its log has the traceback")

@@ -27,6 +27,18 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.recalled = Counter(
+            "weir_judgements_recalled_total",
+            "Judgements found in the store after a restart and published without asking the model again.",
+            _STAGE,
+            registry=r,
+        )
+        self.reused = Counter(
+            "weir_judgements_reused_total",
+            "Judgements taken from an earlier row with the same text and context.",
+            _STAGE,
+            registry=r,
+        )
         self.verdicts = Counter(
             "weir_verdicts_total", "Verdicts that Kafka acknowledged.", (*_STAGE, "decision"), registry=r
         )
@@ -85,6 +97,17 @@ class Metrics:
             registry=r,
         )
         self.cost = Counter("weir_cost_usd_total", "US dollars for tokens, by the prices set.", _STAGE, registry=r)
+        self.engine_retries = Counter(
+            "weir_engine_retries_total",
+            "Requests to the engine that failed and were tried again.",
+            ("reason",),
+            registry=r,
+        )
+        self.engine_breaker = Gauge(
+            "weir_engine_breaker_open",
+            "1 while no request is sent because the engine failed too often, otherwise 0.",
+            registry=r,
+        )
         self.parts = Counter("weir_parts_total", "Parts that texts were judged in; one for most.", _STAGE, registry=r)
         self.sink_rows = Counter("weir_sink_rows_total", "Rows that ClickHouse acknowledged.", registry=r)
         self.sink_flush = Histogram(

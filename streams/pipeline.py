@@ -25,6 +25,13 @@ def _duration(value: str) -> str:
     return value
 
 
+def seconds_of(duration: str) -> float:
+    """A duration such as `10s` or `3h` in seconds. Raises ValueError."""
+    match = _DURATION.match(_duration(duration))
+    assert match
+    return float(match[1]) * _SECONDS[match[2]]
+
+
 Duration = Annotated[str, AfterValidator(_duration), Field(pattern=_DURATION.pattern, examples=["10s", "3h"])]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="lower case letters, digits, hyphens")]
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="name of a Kafka topic")]
@@ -37,6 +44,13 @@ class Context(Section):
     characters: int = Field(default=200, ge=1, le=10_000, description="how much of each, from its end")
 
 
+class Reuse(Section):
+    """Whether a judgement is used again for the same text: same prompt, model, tenant and context."""
+
+    window: Duration = Field(default="1h", description="for how long; 0s: never")
+    except_tenants: list[str] = Field(default_factory=list, description="tenants whose every text is judged anew")
+
+
 class Stage(Section):
     """One step: a topic that is read, an operator, a topic that is written."""
 
@@ -44,6 +58,7 @@ class Stage(Section):
     reads: Topic | None = Field(default=None, description="default: the source, or what the stage before writes")
     writes: Topic
     context: Context = Context()
+    reuse: Reuse = Reuse()
     judge: OperatorSettings = Field(description="the operator and its settings")
 
 
@@ -60,9 +75,7 @@ class Pipeline(Section):
     @property
     def sla_seconds(self) -> float:
         """The SLA in seconds."""
-        match = _DURATION.match(self.sla)
-        assert match
-        return float(match[1]) * _SECONDS[match[2]]
+        return seconds_of(self.sla)
 
     def reads(self, stage: Stage) -> str:
         """The topic that a stage reads."""

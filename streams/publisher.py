@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from streams.cloudevents import Headers
-from streams.errors import TopicsMissing, WorkerMisconfigured
+from streams.errors import TopicsMissing, WorkerMisconfigured, is_transient
 from streams.kafka import MAX_DEAD_LETTER_BYTES, client_options
 from streams.settings import Settings
 
@@ -38,11 +38,14 @@ class Publisher:
         await self._producer.start()
 
     async def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Return when Kafka has acknowledged the message. Raises WorkerMisconfigured if the topic refuses its size."""
+        """Return when Kafka has acknowledged the message.
+
+        Raises WorkerMisconfigured if the topic refuses its size, and Kafka's own error if it may not be written to.
+        """
         if key is None and value is None:
             key = b""  # aiokafka sends no message without both
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_transient),
+            retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.2, max=_MAX_BACKOFF_SECONDS),
             before_sleep=before_sleep_log(log, logging.WARNING),
             reraise=True,
@@ -74,7 +77,3 @@ class Publisher:
     async def close(self) -> None:
         """Send what is buffered and disconnect."""
         await self._producer.stop()
-
-
-def _transient(error: BaseException) -> bool:
-    return isinstance(error, KafkaError) and not isinstance(error, MessageSizeTooLargeError)

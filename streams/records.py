@@ -79,6 +79,9 @@ class Verdict(BaseModel):
     model: str
     prompt_hash: str
     parts: int = Field(ge=1, description="how many parts the text was judged in")
+    reused_from: str | None = Field(
+        description="row id of the verdict whose judgement this is, where the model was not asked again"
+    )
     usage: TokenUsage
     cost_usd: float = Field(ge=0)
     latency_ms: int = Field(ge=0, description="from event time to judgement")

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     engine_dialect: Literal["", "vllm", "llamacpp", "openai"] = Field(default="", description="default: found out")
     engine_requests_in_flight: int = Field(default=4, ge=1, le=1024, description="requests at once")
     engine_prompts_per_request: int = Field(default=0, ge=0, le=256, description="0: what the dialect accounts for")
+    engine_attempts: int = Field(
+        default=5, ge=1, le=100, description="failures on one prompt, while others succeed, before its row is given up"
+    )
     engine_timeout_seconds: float = Field(default=120, gt=0, description="longest that a request may take")
     engine_context_tokens: int = Field(default=0, ge=0, description="0: what the server says")
     price_input_usd: float = Field(default=0, ge=0, description="US dollars a million input tokens")
@@ -91,6 +94,9 @@ class Settings(BaseSettings):
     web_host: str = Field(default="127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(default=8080, ge=0, le=65535, description="port of /metrics and /health; 0: any")
     rows_in_flight: int = Field(default=256, ge=1, le=100_000, description="rows that a stage works on at once")
+    dead_letter_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of the last 200 rows above which the worker stops; 1: never"
+    )
     drain_seconds: float = Field(default=30, ge=0, description="how long SIGTERM waits for rows in flight")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="how much is logged")
 
@@ -132,6 +138,7 @@ class Settings(BaseSettings):
             requests_in_flight=self.engine_requests_in_flight,
             prompts_per_request=self.engine_prompts_per_request,
             timeout=self.engine_timeout_seconds,
+            attempts=self.engine_attempts,
             context_tokens=self.engine_context_tokens,
         )
 

@@ -2,14 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any, cast
 
 from inference.judgement import Judgement
+from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
 from streams.decode import Event
 from streams.history import Earlier
 from streams.identity import row_of, stage_row_id, uuid_text
 from streams.pipeline import Pipeline, Stage
 from streams.records import Source, TokenUsage, Verdict
+
+
+def verdict_row_id(pipeline: Pipeline, stage: Stage, event: Event) -> int:
+    """The row id of the verdict that this stage gives of an event, whatever it will be."""
+    return stage_row_id(event.row_id >> 80, pipeline.name, stage.name, 0, [event.row_id])
 
 
 def verdict_of(
@@ -19,22 +26,19 @@ def verdict_of(
     context: Sequence[Earlier],
     judgement: Judgement,
     judged_at: datetime,
+    reused_from: int | None = None,
 ) -> Verdict:
-    """The verdict about an event. context: the messages that the model read with it."""
-    time_ms = event.row_id >> 80
+    """The verdict about an event.
+
+    context: the messages that the model read with it. reused_from: row id of the verdict that the judgement was made
+    for, if it was not made for this one.
+    """
     usage = judgement.usage
     # model_construct: the values are ours, and checking them again would cost more than all the rest.
     return Verdict.model_construct(
-        row_id=uuid_text(stage_row_id(time_ms, pipeline.name, stage.name, 0, [event.row_id])),
+        row_id=uuid_text(verdict_row_id(pipeline, stage, event)),
         parents=[uuid_text(row) for row in (event.row_id, *(message.row_id for message in context))],
-        source=Source.model_construct(
-            row_id=uuid_text(event.row_id),
-            source=event.source,
-            id=event.event_id,
-            topic=event.topic,
-            partition=event.partition,
-            offset=event.offset,
-        ),
+        source=_source(event),
         pipeline=pipeline.name,
         pipeline_version=pipeline.version,
         stage=stage.name,
@@ -46,6 +50,7 @@ def verdict_of(
         model=judgement.model,
         prompt_hash=judgement.prompt_hash,
         parts=judgement.parts,
+        reused_from=None if reused_from is None else uuid_text(reused_from),
         usage=TokenUsage.model_construct(
             input_tokens=usage.input_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
         ),
@@ -57,6 +62,50 @@ def verdict_of(
         author=event.author,
         lang=event.lang,
         tenant=event.tenant,
+    )
+
+
+def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
+    """The verdict about an event as it was stored before."""
+    row = stored.row
+    return Verdict.model_construct(
+        row_id=uuid_text(row.row_id),
+        parents=[uuid_text(parent) for parent, kind in stored.parents if kind in ("input", "context")],
+        source=_source(event),
+        pipeline=row.pipeline,
+        pipeline_version=row.pipeline_version,
+        stage=row.stage,
+        operator=cast("Any", row.operator),
+        decision=row.decision,
+        label=row.label,
+        scores=dict(zip(stored.labels, row.scores, strict=False)),
+        confidence=row.confidence,
+        model=row.model,
+        prompt_hash=row.prompt_hash,
+        parts=row.parts,
+        reused_from=uuid_text(row.reused_from) if row.reused_from else None,
+        usage=TokenUsage.model_construct(
+            input_tokens=row.input_tokens, cached_tokens=row.cached_tokens, output_tokens=row.output_tokens
+        ),
+        cost_usd=row.cost_usd,
+        latency_ms=row.latency_ms,
+        event_time=row.event_time,
+        judged_at=row.judged_at,
+        thread=event.thread,
+        author=event.author,
+        lang=event.lang,
+        tenant=event.tenant,
+    )
+
+
+def _source(event: Event) -> Source:
+    return Source.model_construct(
+        row_id=uuid_text(event.row_id),
+        source=event.source,
+        id=event.event_id,
+        topic=event.topic,
+        partition=event.partition,
+        offset=event.offset,
     )
 
 
@@ -84,6 +133,7 @@ def rows_of(event: Event, context: Sequence[Earlier], judgement: Judgement, verd
         source,
         LineageEdgeRow(row_id, event.row_id, "input", at),
         *(LineageEdgeRow(row_id, message.row_id, "context", at) for message in context),
+        *([LineageEdgeRow(row_id, row_of(verdict.reused_from), "reused", at)] if verdict.reused_from else []),
         *_call_rows(row_id, judgement, at),
         _verdict_row(row_id, event, verdict),
     ]
@@ -135,4 +185,5 @@ def _verdict_row(row_id: int, event: Event, verdict: Verdict) -> VerdictRow:
         output_tokens=verdict.usage.output_tokens,
         cost_usd=verdict.cost_usd,
         latency_ms=verdict.latency_ms,
+        reused_from=row_of(verdict.reused_from) if verdict.reused_from else 0,
     )

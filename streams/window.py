@@ -3,17 +3,19 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Hashable
-from types import TracebackType
 
-_REMEMBERED = 100_000
+_REMEMBERED = 20_000
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 class Window:
-    """Bounds the rows in flight. `enter` waits while it is full, and that wait is what pauses Kafka."""
+    """Bounds the rows in flight and their bytes. `enter` waits while it is full, and that wait is what pauses Kafka."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, rows: int, max_bytes: int = _MAX_BYTES) -> None:
+        self._max_rows = rows
+        self._max_bytes = max_bytes
         self._rows = 0
+        self._bytes = 0
         self._changed = asyncio.Condition()
 
     @property
@@ -21,16 +23,21 @@ class Window:
         """Rows in flight."""
         return self._rows
 
-    async def enter(self) -> None:
-        """Take a place; wait for one while the window is full."""
+    async def enter(self, size: int) -> None:
+        """Take a place for a row of `size` bytes; wait while the window is full. One row alone always fits."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._rows < self._size)
+            await self._changed.wait_for(lambda: self._fits(size))
             self._rows += 1
+            self._bytes += size
 
-    async def leave(self) -> None:
-        """Give a place back."""
+    def _fits(self, size: int) -> bool:
+        return not self._rows or (self._rows < self._max_rows and self._bytes + size <= self._max_bytes)
+
+    async def leave(self, size: int) -> None:
+        """Give the place of such a row back."""
         async with self._changed:
             self._rows -= 1
+            self._bytes -= size
             self._changed.notify_all()
 
     async def empty(self) -> None:
@@ -92,7 +99,11 @@ class Turns:
 
 
 class Turn:
-    """`async with turn:` waits for the turn before it; leaving the block, by whichever way, lets the next one pass."""
+    """The place of one row among those of its key. Whoever takes it must call `end` once the row is settled.
+
+    A row that is not settled, because its worker stops, keeps its turn: its verdict will come after the restart, and
+    until then none of a later row may.
+    """
 
     def __init__(self, turns: Turns, key: Hashable | None, before: "asyncio.Future[None] | None") -> None:
         self.key = key
@@ -100,17 +111,13 @@ class Turn:
         self._turns = turns
         self._before = before
 
-    async def __aenter__(self) -> None:
+    async def come(self) -> None:
+        """Return when the rows before it are settled."""
         if self._before is not None:
             await asyncio.wait([self._before])
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.end()
-
     def end(self) -> None:
-        """Let the next one pass, once those before have. Safe to call twice."""
+        """The row is settled: let the next one pass, once those before have. Safe to call twice."""
         if self._before is not None and not self._before.done():
             self._before.add_done_callback(lambda _: self.end())
         elif not self.passed.done():

@@ -3,25 +3,25 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
-from aiokafka.errors import KafkaError
 from faust.types import TP
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from inference import operators
-from inference.errors import EngineMisconfigured, EngineUnavailable
 from inference.openai import OpenAiEngine
 from sinks import clickhouse, migrate
-from sinks.errors import SchemaMismatch, StoreUnavailable
+from sinks.judged import Judged
 from sinks.writer import Writer
 from streams.consumer import App
-from streams.errors import TopicsMissing, WorkerMisconfigured
+from streams.errors import WorkerMisconfigured, is_transient
 from streams.health import Health
-from streams.kafka import MAX_MESSAGE_BYTES, REQUEST_TIMEOUT_MS, faust_credentials
+from streams.kafka import REQUEST_TIMEOUT_MS, faust_credentials
+from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.pipeline import Pipeline
 from streams.publisher import Publisher
@@ -32,14 +32,17 @@ from streams.web import WebServer
 
 log = logging.getLogger(__name__)
 
-STOPPING_ERRORS = (WorkerMisconfigured, EngineMisconfigured, SchemaMismatch)
-
 _MAX_BACKOFF_SECONDS = 15.0
 _COMMIT_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 1.0
 # Paused partitions are not polled, and a worker that waits for its engine is not dead: its heartbeats say so.
 _POLL_SECONDS = timedelta(days=365).total_seconds()
-_STREAM_BUFFER = 256
+# What is fetched and not yet worked on is held in memory: little of it, however long the backlog is. A message larger
+# than the fetch size comes all the same, alone.
+_STREAM_BUFFER = 64
+_FETCH_BYTES = 256 * 1024
+_REVOKE_SECONDS = 5.0
+_HURRY_SECONDS = 5.0
 
 
 class Worker:
@@ -49,10 +52,13 @@ class Worker:
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
-        self._engine = OpenAiEngine(settings.engine)
+        self._engine = OpenAiEngine(settings.engine, on_retry=self._retried)
+        self._metrics.engine_breaker.set_function(lambda: self._engine.breaker_state != "closed")
         self._writer = Writer(settings.store, on_flush=self._flushed)
+        self._judged = Judged(settings.store)
         self._publisher = Publisher(settings)
         self._stopping = asyncio.Event()
+        self._told_to_stop = 0
         self._fatal: Exception | None = None
         self._health = Health(
             {
@@ -63,7 +69,15 @@ class Worker:
             self._metrics,
         )
         self._web = WebServer(settings.web_host, settings.web_port, self._metrics, self._health)
-        services = Services(self._publisher, self._writer, self._metrics, settings.rows_in_flight, self._stop_for)
+        services = Services(
+            publisher=self._publisher,
+            writer=self._writer,
+            judged=self._judged,
+            metrics=self._metrics,
+            dead_letters=DeadLetterLimit(settings.dead_letter_share),
+            rows_in_flight=settings.rows_in_flight,
+            stop_worker=self._stop_for,
+        )
         self._agents = [
             StageAgent(pipeline, stage, operators.create(stage.judge, self._engine, settings.prices), services)
             for pipeline in pipelines
@@ -71,7 +85,10 @@ class Worker:
         ]
 
     async def run(self) -> None:
-        """Work until SIGTERM or SIGINT. Raises one of STOPPING_ERRORS if a person must change something first."""
+        """Work until SIGTERM or SIGINT; a second one does not wait for rows in flight.
+
+        Raises the error that stopped the worker if a person must change something first.
+        """
         with self._signals():
             async with AsyncExitStack() as stack:
                 stack.push_async_callback(self._publisher.close)
@@ -92,11 +109,13 @@ class Worker:
         await _persist(lambda: asyncio.to_thread(migrate.check, self._settings.store))
         self._writer.start()
         stack.push_async_callback(self._writer.close)
+        self._judged.start()
+        stack.push_async_callback(self._judged.close)
         await _persist(self._publisher.start)
         needed = [topic.name for topic in topics_of(self._pipelines)]
         await _persist(lambda: self._publisher.require(needed))
         for agent in self._agents:
-            await agent.prepare()
+            await _persist(agent.prepare)
 
     async def _consume(self) -> None:
         app = self._faust_app()
@@ -113,14 +132,19 @@ class Worker:
         """Take nothing new, and give rows in flight some time to finish."""
         app.consumer.stop_flow()
         app.flow_control.suspend()
-        rows = sum(agent.window.rows for agent in self._agents)
-        if rows and self._fatal is None:
-            log.info("stopping: %d rows in flight", rows)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.drain_seconds):
-                    await asyncio.gather(*(agent.window.empty() for agent in self._agents))
+        if self._fatal is None:
+            await self._finish_rows(self._settings.drain_seconds)
         for agent in self._agents:
             agent.cancel()
+
+    async def _finish_rows(self, seconds: float) -> None:
+        """Return when no row is in flight, or after `seconds`."""
+        rows = sum(agent.window.rows for agent in self._agents)
+        if rows:
+            log.info("%d rows in flight have %.0f s to finish", rows, seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await asyncio.gather(*(agent.window.empty() for agent in self._agents))
 
     def _faust_app(self) -> App:
         settings = self._settings
@@ -135,7 +159,7 @@ class Worker:
             broker_request_timeout=max(REQUEST_TIMEOUT_MS / 1000, settings.kafka_session_seconds),
             broker_max_poll_interval=_POLL_SECONDS,
             consumer_auto_offset_reset="earliest",
-            consumer_max_fetch_size=MAX_MESSAGE_BYTES,
+            consumer_max_fetch_size=_FETCH_BYTES,
             stream_buffer_maxsize=_STREAM_BUFFER,
             topic_allow_declare=False,
             topic_disable_leader=True,
@@ -146,6 +170,7 @@ class Worker:
             autodiscover=False,
         )
         app.on_commit = self._committed
+        app.before_revoke = lambda: self._finish_rows(_REVOKE_SECONDS)
         for agent in self._agents:
             app.agent(app.topic(agent.reads, value_serializer="raw"), name=agent.name)(agent.run)
         return app
@@ -172,12 +197,25 @@ class Worker:
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._told)
         try:
             yield
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    def _told(self) -> None:
+        """SIGTERM or SIGINT. Stopping at once is safe: what is not committed comes again, and has the same row ids."""
+        self._told_to_stop += 1
+        self._stopping.set()
+        if self._told_to_stop > 1:
+            log.warning("stopping at once; rows in flight come again")
+            for agent in self._agents:
+                agent.cancel()
+            asyncio.get_running_loop().call_later(_HURRY_SECONDS, os._exit, 1)
+
+    def _retried(self, reason: str) -> None:
+        self._metrics.engine_retries.labels(reason).inc()
 
     def _flushed(self, rows: int, seconds: float) -> None:
         self._metrics.sink_rows.inc(rows)
@@ -191,7 +229,7 @@ class Worker:
 async def _persist(call: Callable[[], Awaitable[None]]) -> None:
     """Call until it succeeds; each failed attempt is one log line."""
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((EngineUnavailable, StoreUnavailable, TopicsMissing, KafkaError, OSError)),
+        retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=0.5, max=_MAX_BACKOFF_SECONDS),
         before_sleep=before_sleep_log(log, logging.WARNING),
         reraise=True,

@@ -1,11 +1,9 @@
 """A lineage tree for a terminal."""
 
-from unicodedata import category
-
-from rich.markup import escape
 from rich.tree import Tree
 
 from sinks.lineage import LineageNode
+from streams.cli.terminal import inert
 
 _TEXT_CHARACTERS = 160
 
@@ -24,7 +22,7 @@ def _grow(tree: Tree, node: LineageNode) -> None:
 
 def _label(node: LineageNode) -> str:
     role = f"[dim]{node.role}[/] " if node.role else ""
-    facts = {name: _inert(str(value)) for name, value in node.facts.items()}
+    facts = {name: inert(str(value)) for name, value in node.facts.items()}
     if node.kind == "verdict":
         return (
             f"{role}[bold]{facts['decision']}[/] {facts['label']} ({float(facts['confidence']):.2f})  "
@@ -36,15 +34,10 @@ def _label(node: LineageNode) -> str:
         )
     if node.kind == "source":
         text = node.facts["text"]
-        shown = _inert(text if len(text) <= _TEXT_CHARACTERS else text[:_TEXT_CHARACTERS] + "…")
+        shown = inert(text if len(text) <= _TEXT_CHARACTERS else text[:_TEXT_CHARACTERS] + "…")
         return (
             f"{role}“{shown}”  [dim]{node.row_id}[/]\n"
             f"{facts['topic']}\\[{facts['partition']}]@{facts['offset']}, {facts['source']} {facts['event_id']}, "
             f"{node.facts['event_time']:%Y-%m-%d %H:%M:%S} UTC"
         )
     return f"{role}[red]not in the store[/]  [dim]{node.row_id}[/]"
-
-
-def _inert(text: str) -> str:
-    """The text with neither markup nor control characters: to a terminal, both would be commands."""
-    return escape("".join(c.encode("unicode_escape").decode() if category(c) == "Cc" else c for c in text))

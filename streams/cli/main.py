@@ -1,9 +1,8 @@
 """Commands. Each reads its settings, calls one module, and turns known errors into one message and exit status 2."""
 
-import asyncio
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -18,6 +17,8 @@ from inference.errors import EngineMisconfigured, EngineUnavailable
 from sinks import clickhouse, lineage, migrate
 from sinks.errors import SchemaMismatch, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
+from streams.cli.common import load_settings, run_async
+from streams.cli.dlq import dlq_app
 from streams.cli.lineage_tree import render
 from streams.errors import WorkerMisconfigured
 
@@ -37,6 +38,7 @@ topics_app = typer.Typer(no_args_is_help=True, help="Topics of the pipelines.")
 schema_app = typer.Typer(no_args_is_help=True, help="Generated documents: formats, topics, metrics.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
+app.add_typer(dlq_app, name="dlq")
 
 PipelinesOption = Annotated[
     list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
@@ -57,9 +59,9 @@ def worker(pipelines: PipelinesOption) -> None:
     """Judge what arrives, until SIGTERM."""
     from streams.worker import Worker  # Faust takes a while to import, and only this command needs it
 
-    chosen = _settings("kafka", "engine", "clickhouse")
+    chosen = load_settings("kafka", "engine", "clickhouse")
     loaded = pipeline.load_all(pipelines)
-    _run(_start(lambda: Worker(chosen, loaded)))
+    run_async(_start(lambda: Worker(chosen, loaded)))
 
 
 async def _start(create: Any) -> None:
@@ -131,7 +133,7 @@ def topics_create(
 ) -> None:
     """Create the topics that the pipelines read and write; those that exist are left alone."""
     wanted = topics.topics_of(pipeline.load_all(pipelines))
-    created = _run(topics.create(_settings("kafka"), wanted, partitions, replication))
+    created = run_async(topics.create(load_settings("kafka"), wanted, partitions, replication))
     for topic in wanted:
         typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
 
@@ -139,7 +141,7 @@ def topics_create(
 @app.command("migrate")
 def migrate_command() -> None:
     """Bring the ClickHouse schema up to date."""
-    applied = migrate.migrate(_settings("clickhouse").store)
+    applied = migrate.migrate(load_settings("clickhouse").store)
     for migration in applied:
         typer.echo(f"applied {migration.version:04}_{migration.name}")
     if not applied:
@@ -157,7 +159,7 @@ def produce(
 
     async def publish() -> int:
         count = 0
-        async with Producer(_settings("kafka"), source) as producer:
+        async with Producer(load_settings("kafka"), source) as producer:
             with _open(file) as lines:
                 for row in read_rows(lines):
                     await producer.publish(topic, row)
@@ -165,7 +167,7 @@ def produce(
         return count
 
     try:
-        typer.echo(f"published {_run(publish())} messages to {topic}")
+        typer.echo(f"published {run_async(publish())} messages to {topic}")
     except (OSError, ValueError) as error:
         raise WorkerMisconfigured(f"{file}: {error}") from error
 
@@ -183,14 +185,14 @@ def tail(
 
     async def show() -> None:
         seen = 0
-        async with consumer(_settings("kafka"), topic, from_start=from_start) as messages:
+        async with consumer(load_settings("kafka"), topic, from_start=from_start) as messages:
             async for message in messages:
                 typer.echo(orjson.dumps(_shown(message)).decode())
                 seen += 1
                 if seen == count:
                     return
 
-    _run(show())
+    run_async(show())
 
 
 @app.command("lineage")
@@ -199,7 +201,7 @@ def lineage_command(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a tree.")] = False,
 ) -> None:
     """Show what a row was made from."""
-    client = clickhouse.connect(_settings("clickhouse").store)
+    client = clickhouse.connect(load_settings("clickhouse").store)
     try:
         node = lineage.ancestors(client, row_id)
     except clickhouse.UNAVAILABLE as error:
@@ -237,19 +239,6 @@ def schema_metrics() -> None:
 def schema_settings() -> None:
     """Page of all settings."""
     typer.echo(settings.document(), nl=False)
-
-
-def _settings(*needs: settings.Server) -> settings.Settings:
-    chosen = settings.load(needs)
-    logs.configure(chosen.log_level)
-    return chosen
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    try:
-        return asyncio.run(work)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def _open(file: Path) -> AbstractContextManager[TextIO]:

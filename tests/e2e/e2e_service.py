@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 
-from deploy.embedded.process import ChildProcess, http_ok
+from deploy.embedded.process import ChildProcess, free_port, http_ok
 from streams.settings import Settings
 
 PIPELINES = Path(__file__).with_name("pipelines")
@@ -55,12 +55,17 @@ class Service:
         return done.stdout
 
     @contextmanager
-    def worker(self, pipelines: Path = PIPELINES) -> Iterator[ChildProcess]:
-        """`weir worker`, ready."""
+    def worker(self, pipelines: Path = PIPELINES, **settings: str) -> Iterator[ChildProcess]:
+        """`weir worker`, ready. settings: other than those of the service, such as WEIR_DRAIN_SECONDS."""
         argv = [sys.executable, "-m", "streams", "worker", "--pipelines", str(pipelines)]
-        with ChildProcess("worker", argv, self.folder / "worker.log", self.environment) as child:
-            child.wait_ready(lambda: http_ok(f"{self.web}/health/ready"), SECONDS)
+        with ChildProcess("worker", argv, self.folder / "worker.log", self.environment | settings) as child:
+            port = settings.get("WEIR_WEB_PORT", self.settings.web_port)
+            child.wait_ready(lambda: http_ok(f"http://127.0.0.1:{port}/health/ready"), SECONDS)
             yield child
+
+    def one_more(self) -> AbstractContextManager[ChildProcess]:
+        """A worker beside others."""
+        return self.worker(WEIR_WEB_PORT=str(free_port()))
 
     async def publish(self, topic: str, *messages: "Message") -> None:
         async with AIOKafkaProducer(
@@ -126,3 +131,10 @@ def verdicts(records: Sequence[ConsumerRecord[Any, Any]]) -> dict[str, dict[str,
     """Verdicts by the id of their event, as a reader that keys by row id would see them."""
     decoded = [orjson.loads(record.value) for record in records]
     return {verdict["source"]["id"]: verdict for verdict in decoded}
+
+
+async def wait_for(condition: Callable[[], Any]) -> None:
+    """Ask again and again, for things that no event tells of."""
+    async with asyncio.timeout(SECONDS):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -1,6 +1,5 @@
 """What happens to messages when something dies, is not there yet, or is told to stop."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from e2e_service import PIPELINES, SECONDS, Service, text, verdicts
+from e2e_service import PIPELINES, SECONDS, Service, text, verdicts, wait_for
 
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.engine import LlamaEngine
@@ -78,13 +77,6 @@ def get(url: str) -> tuple[int, Any]:
             return answer.status, orjson.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, orjson.loads(error.read())
-
-
-async def wait_for(condition: Any) -> None:
-    """Ask again and again, for things that no event tells of."""
-    async with asyncio.timeout(SECONDS):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 async def test_a_worker_waits_for_servers_that_are_not_there_yet(tmp_path: Path) -> None:

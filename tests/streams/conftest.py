@@ -132,6 +132,7 @@ def verdict() -> Callable[..., Verdict]:
             "model": "m-1",
             "prompt_hash": "a1",
             "parts": 1,
+            "reused_from": None,
             "usage": TokenUsage(input_tokens=30, cached_tokens=20, output_tokens=1),
             "cost_usd": 0.001,
             "latency_ms": 5,

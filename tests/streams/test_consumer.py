@@ -287,10 +287,7 @@ async def test_a_commit_that_is_refused_is_tried_again(
         assert committed == [2]
         assert app.crash_reason is None
 
-        await until(lambda: len(events) == 4)  # the group took it back, and the event comes again
-        events[3].ack()
-        assert await app.consumer.commit()
-        assert committed == [2, 3]
+        await until(lambda: committed == [2, 3])  # before it joins again, it gives its partition back and tries again
         async with watching(settings, topic) as client:
             assert await client.committed(TopicPartition(topic, 0)) == 3
     finally:

@@ -300,10 +300,67 @@ def test_other_events_have_other_ids(message: GetMessage) -> None:
     assert len({event.identity for event in events}) == len(events)
 
 
+def origin(**fields: bytes | None) -> list[tuple[str, bytes | None]]:
+    """Headers of a replay of the message at messages[1]@7, but for the fields given; None: left out."""
+    said = {"topic": b"messages", "partition": b"1", "offset": b"7", "timestamp": b"1772600000000"} | fields
+    return [(f"weir_origin_{name}", value) for name, value in said.items() if value is not None]
+
+
+def test_a_replay_stands_where_the_first_one_stood(message: GetMessage) -> None:
+    first = message({"text": "hello"}, partition=1, offset=7, timestamp=1_772_600_000.0)
+    again = message({"text": "hello"}, headers=origin())
+    event = decode(again, now=NOW)
+    assert event == decode(first, now=NOW)
+    assert (event.partition, event.offset, event.broker_time) == (1, 7, datetime(2026, 3, 4, 4, 53, 20, tzinfo=UTC))
+    assert event.identity == ("messages", "1", "7")
+    assert event.row_id == offset_row_id(1_772_600_000_000, "messages", 1, 7)
+
+
+def test_a_replay_with_an_id_and_no_time_has_the_first_time(message: GetMessage) -> None:
+    event = decode(message({"text": "hello", "id": "e-1"}, headers=origin()), now=NOW)
+    assert event.row_id == event_row_id(1_772_600_000_000, "messages", "e-1")
+
+
+def test_a_replay_of_a_message_without_timestamp_has_none(message: GetMessage) -> None:
+    headers = origin(timestamp=None)
+    assert refused(message({"text": "hello"}, headers=headers)).reason == Reason.TIME_OUT_OF_RANGE
+    event = decode(message({"text": "hello", "time": "2026-03-04T05:00:00Z"}, headers=headers), now=NOW)
+    assert (event.offset, event.broker_time) == (7, event.event_time)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"topic": None},
+        {"topic": b"other"},
+        {"topic": b"\xff"},
+        {"partition": None},
+        {"partition": b"-1"},
+        {"partition": str(2**31).encode()},
+        {"partition": b"1.0"},
+        {"offset": None},
+        {"offset": b""},
+        {"offset": b"007"},
+        {"offset": b"7\n"},
+        {"offset": str(2**63).encode()},
+        {"offset": b"9" * 5000},
+        {"timestamp": b"-1"},
+        {"timestamp": b"now"},
+        {"timestamp": b"1e3"},
+    ],
+)
+def test_an_origin_that_is_none_is_ignored(message: GetMessage, fields: dict[str, bytes | None]) -> None:
+    event = decode(message({"text": "hello"}, headers=origin(**fields)), now=NOW)
+    assert event == decode(message({"text": "hello"}), now=NOW)
+
+
 headers = st.lists(
     st.tuples(
-        st.sampled_from(["ce_id", "ce_source", "ce_time", "traceparent", "x"]),
-        st.none() | st.binary() | st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat().encode()),
+        st.sampled_from(["ce_id", "ce_source", "ce_time", "traceparent", "x", *(name for name, _ in origin())]),
+        st.none()
+        | st.sampled_from([value for _, value in origin()])
+        | st.binary()
+        | st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat().encode()),
     ),
     max_size=4,
 )

@@ -21,7 +21,13 @@ BOUNDED = {
     "partition",
     "dependency",
 }
-GAUGES = {"weir_rows_in_flight", "weir_sla_seconds", "weir_committed_offset", "weir_dependency_up"}
+GAUGES = {
+    "weir_rows_in_flight",
+    "weir_sla_seconds",
+    "weir_committed_offset",
+    "weir_dependency_up",
+    "weir_engine_breaker_open",
+}
 
 
 def names() -> dict[str, str]:

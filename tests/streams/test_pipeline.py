@@ -102,7 +102,7 @@ def test_durations(write: Write, sla: str, seconds: float) -> None:
     assert load(write(GOOD.replace("10s", sla))).sla_seconds == seconds
 
 
-STAGE = "the fields here are: name, reads, writes, context, judge"
+STAGE = "the fields here are: name, reads, writes, context, reuse, judge"
 JUDGE = "instruction, examples, calibration, operator"
 
 # What is changed in the good file, and what is told.

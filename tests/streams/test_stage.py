@@ -16,9 +16,12 @@ from inference.cost import Prices
 from inference.errors import EngineMisconfigured
 from inference.openai import EngineSettings, OpenAiEngine
 from sinks.clickhouse import StoreSettings, connect
+from sinks.judged import Judged
 from sinks.lineage import ancestors
 from sinks.writer import Writer
 from streams import topics
+from streams.errors import WorkerMisconfigured
+from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.pipeline import Pipeline
 from streams.publisher import Publisher
@@ -69,6 +72,7 @@ class Running:
         self.verdicts = pipeline.stages[0].writes
         self.dead = topics.dead_letters(pipeline.source)
         self.stopped_by: list[Exception] = []
+        self.messages: list[Any] = []
         self._metrics = metrics
         self._stream = Stream()
         self._message = get_message
@@ -77,11 +81,13 @@ class Running:
 
     def put(self, value: Any, **fields: Any) -> Delivery:
         """Deliver the next message of the topic; words alone are its text."""
-        self._offset += 1
+        self._offset = fields.get("offset", self._offset + 1)
         body = {"text": value} if isinstance(value, str) else value
         now = datetime.now(UTC).timestamp()
         given = {"topic": self.pipeline.source, "offset": self._offset, "timestamp": now} | fields
-        return self._stream.put(self._message(body, **given))
+        delivery = self._stream.put(self._message(body, **given))
+        self.messages.append(delivery.message)
+        return delivery
 
     def count(self, name: str, **labels: str) -> float:
         return sum(
@@ -107,21 +113,29 @@ async def run(
     new_topic: Callable[..., Awaitable[str]],
     nowhere: StoreSettings,
 ) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
-    """`await run()`: a running stage with topics of its own."""
+    """`await run()`: a running stage with topics of its own; before: with those of another one, as after a restart."""
     closing: list[Callable[[], Awaitable[None]]] = []
 
-    async def start(rows_in_flight: int = 100, store: StoreSettings = store, context: int = 0) -> Running:
+    async def start(
+        rows_in_flight: int = 100,
+        store: StoreSettings = store,
+        context: int = 0,
+        before: Running | None = None,
+        version: str = "7",
+        dead_letter_share: float = 1,
+    ) -> Running:
         pipeline = Pipeline.model_validate(
             {
                 "name": "watch",
-                "version": "7",
-                "source": await new_topic(),
+                "version": version,
+                "source": before.pipeline.source if before else await new_topic(),
                 "sla": "10s",
                 "stages": [
                     {
                         "name": "moderate",
-                        "writes": await new_topic(),
+                        "writes": before.verdicts if before else await new_topic(),
                         "context": {"messages": context},
+                        "reuse": {"except_tenants": ["careful"]},
                         "judge": {
                             "operator": "moderate",
                             "categories": [{"name": "spam", "definition": "advertising"}],
@@ -140,7 +154,17 @@ async def run(
         writer = Writer(store, linger=0.01)
         writer.start()
         stopped_by: list[Exception] = []
-        services = Services(publisher, writer, metrics, rows_in_flight, stopped_by.append)
+        judged = Judged(store)
+        judged.start()
+        services = Services(
+            publisher=publisher,
+            writer=writer,
+            judged=judged,
+            metrics=metrics,
+            dead_letters=DeadLetterLimit(dead_letter_share),
+            rows_in_flight=rows_in_flight,
+            stop_worker=stopped_by.append,
+        )
         (stage,) = pipeline.stages
         operator = operators.create(stage.judge, client, Prices(1, 0.1, 2))
         agent = StageAgent(pipeline, stage, operator, services)
@@ -152,6 +176,7 @@ async def run(
             running.task.cancel()
             agent.cancel()
             await asyncio.gather(running.task, *agent._tasks, return_exceptions=True)
+            await judged.close()
             await writer.close()
             await publisher.close()
             await client.close()
@@ -241,6 +266,7 @@ async def test_a_message_that_cannot_be_judged_is_sent_on_as_it_came(
     told = named(list(found.headers)[3:])
     assert told.pop("weir_dlq_detail")
     assert datetime.fromisoformat(told.pop("weir_dlq_time"))
+    assert told.pop("weir_dlq_timestamp") == str(round(delivery.message.timestamp * 1000))
     assert told == {
         "weir_dlq_reason": reason,
         "weir_dlq_topic": stage.pipeline.source,
@@ -323,12 +349,109 @@ async def test_an_engine_that_no_prompt_can_please_stops_the_worker(run: Run, un
     assert stage.count("weir_dead_letters_total") == 0
 
 
-async def test_no_acknowledgement_without_rows(run: Run, until: Until, nowhere: StoreSettings) -> None:
+async def test_no_acknowledgement_and_no_tokens_without_a_store(
+    run: Run, until: Until, nowhere: StoreSettings, engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = await run(store=nowhere)
     row = stage.put("hello")
-    await until(lambda: stage.count("weir_verdicts_total") == 1)
+    await until(lambda: "ClickHouse" in caplog.text)
     assert not row.acked.is_set()
     assert stage.agent.window.rows == 1
+    assert stage.count("weir_verdicts_total") == 0
+    assert engine.seen == []
+
+
+async def test_after_a_restart_nothing_is_judged_again(run: Run, read: Read, engine: Any) -> None:
+    """The judgement reached the store; whether its verdict reached Kafka, nobody knows."""
+    first = await run(context=1)
+    bodies = [{"text": f"buy spam {number}", "thread": "t", "tenant": "acme"} for number in range(2)]
+    for number, body in enumerate(bodies):
+        await acked(first.put(body, offset=number))
+    second = await run(context=1, before=first)
+    for number, body in enumerate(bodies):
+        await acked(second.put(body, offset=number, timestamp=first.messages[number].timestamp))
+    assert len(engine.seen) == 2
+    assert second.count("weir_judgements_recalled_total") == second.count("weir_verdicts_total") == 2
+    assert second.count("weir_cost_usd_total") == 0
+    found = [json.loads(message.value) for message in await read(first.verdicts, 4)]
+    for then, now in zip(found[:2], found[2:], strict=True):
+        assert now.pop("scores") == pytest.approx(then.pop("scores"))
+        assert now.pop("confidence") == pytest.approx(then.pop("confidence"))
+        assert now == then
+
+
+async def test_after_a_restart_an_event_published_twice_has_one_verdict(run: Run, read: Read, engine: Any) -> None:
+    first = await run()
+    body = {"text": "buy spam", "id": "e-1", "time": datetime.now(UTC).isoformat()}
+    await acked(first.put(body, offset=1))
+    second = await run(before=first)
+    await acked(second.put(body, offset=2), second.put("another", offset=3))
+    assert second.count("weir_messages_repeated_total") == 1
+    found = [json.loads(message.value) for message in await read(first.verdicts, 2)]
+    assert [verdict["source"]["offset"] for verdict in found] == [1, 3]
+    assert len(engine.seen) == 2
+
+
+async def test_another_version_of_a_pipeline_judges_anew(run: Run, read: Read, engine: Any) -> None:
+    first = await run()
+    await acked(first.put("buy spam", offset=1))
+    second = await run(before=first, version="8")
+    await acked(second.put("buy spam", offset=1, timestamp=first.messages[0].timestamp))
+    found = [json.loads(message.value) for message in await read(first.verdicts, 2)]
+    assert [verdict["pipeline_version"] for verdict in found] == ["7", "8"]
+    assert found[0]["row_id"] == found[1]["row_id"]
+    assert len(engine.seen) == 2
+
+
+async def test_the_same_text_is_paid_for_once(run: Run, read: Read, engine: Any, store: StoreSettings) -> None:
+    stage = await run()
+    await acked(stage.put("buy spam"))
+    await acked(stage.put("buy spam"), stage.put("something else"))
+    found = [json.loads(message.value) for message in await read(stage.verdicts, 3)]
+    paid, reused = (next(verdict for verdict in found if verdict["source"]["offset"] == offset) for offset in (1, 2))
+    assert len(engine.seen) == 2
+    assert (paid["reused_from"], reused["reused_from"]) == (None, paid["row_id"])
+    assert reused["cost_usd"] == 0
+    assert reused["usage"] == {"input_tokens": 0, "cached_tokens": 0, "output_tokens": 0}
+    assert reused["scores"] == paid["scores"]
+    assert stage.count("weir_judgements_reused_total") == 1
+    client = connect(store)
+    node = ancestors(client, UUID(reused["row_id"]))
+    client.close()
+    assert node is not None
+    assert [(parent.role, parent.row_id) for parent in node.parents] == [
+        ("input", reused["source"]["row_id"]),
+        ("reused", paid["row_id"]),
+    ]
+
+
+@pytest.mark.parametrize("tenants", [("a", "b"), ("careful", "careful")])
+async def test_tenants_share_nothing_and_may_refuse_to(run: Run, engine: Any, tenants: tuple[str, str]) -> None:
+    stage = await run()
+    for tenant in tenants:
+        await acked(stage.put({"text": "buy spam", "tenant": tenant}))
+    assert len(engine.seen) == 2
+    assert stage.count("weir_judgements_reused_total") == 0
+
+
+async def test_a_worker_that_gives_too_much_up_stops_instead(run: Run, until: Until) -> None:
+    stage = await run(dead_letter_share=0.1)
+    rows = [stage.put(b"no JSON") for _ in range(9)]
+    await until(lambda: stage.stopped_by)
+    await stage.agent.window.empty()
+    assert isinstance(stage.stopped_by[0], WorkerMisconfigured)
+    assert "WEIR_DEAD_LETTER_SHARE" in str(stage.stopped_by[0])
+    assert sum(row.acked.is_set() for row in rows) == stage.count("weir_dead_letters_total") == 5
+
+
+async def test_nothing_overtakes_a_row_that_stops_the_worker(run: Run, engine: Any, until: Until) -> None:
+    stage = await run()
+    rows = [stage.put("hold lost", key=b"k"), stage.put("later", key=b"k")]
+    await until(lambda: len(engine.seen) == 2)
+    engine.go("lost")
+    await until(lambda: stage.stopped_by)
+    assert stage.count("weir_verdicts_total") == 0
+    assert not any(row.acked.is_set() for row in rows)
 
 
 async def test_what_was_said_before_is_read_and_named(run: Run, read: Read, engine: Any, store: StoreSettings) -> None:

@@ -11,13 +11,14 @@ import pytest
 
 from inference.engine import Usage
 from inference.judgement import Call, Judgement
+from sinks.judged import StoredVerdict
 from sinks.rows import InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
 from streams.decode import Event
 from streams.history import Earlier
 from streams.identity import stage_row_id
 from streams.pipeline import Pipeline
 from streams.records import Verdict
-from streams.verdicts import rows_of, verdict_of
+from streams.verdicts import rows_of, verdict_from_store, verdict_of
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
 
@@ -84,6 +85,7 @@ def test_a_verdict_tells_all_that_is_known(verdict: Verdict, judged: Event) -> N
         "model": "m-1",
         "prompt_hash": "a1",
         "parts": 3,
+        "reused_from": None,
         "usage": {"input_tokens": 70, "cached_tokens": 20, "output_tokens": 2},
         "cost_usd": 0.003,
         "latency_ms": 2000,
@@ -128,9 +130,33 @@ def test_rows_are_the_words_the_edges_the_calls_and_the_verdict(judged: Event, v
     ]
     assert isinstance(judgement, VerdictRow)
     assert (judgement.row_id, judgement.source_row_id, judgement.scores) == (row_id, judged.row_id, [0.1, 0.9])
-    same = set(VerdictRow._fields) & set(Verdict.model_fields) - {"row_id", "scores", "source"}
+    assert (judgement.reused_from, verdict.reused_from) == (0, None)
+    same = set(VerdictRow._fields) & set(Verdict.model_fields) - {"row_id", "scores", "source", "reused_from"}
     assert all(getattr(judgement, name) == getattr(verdict, name) for name in same)
     assert len(same) == 16
     assert (judgement.topic, judgement.partition, judgement.offset) == ("messages", 3, 41)
     assert (judgement.input_tokens, judgement.cached_tokens, judgement.output_tokens) == (70, 20, 2)
     assert len(rows) == 7
+
+
+def test_a_judgement_that_was_reused_leads_to_the_one_that_was_paid(pipeline: Pipeline, judged: Event) -> None:
+    reused = replace(JUDGEMENT, calls=())
+    verdict = verdict_of(pipeline, pipeline.stages[0], judged, CONTEXT, reused, NOW, reused_from=77)
+    assert verdict.reused_from == str(UUID(int=77))
+    assert (verdict.cost_usd, verdict.usage.input_tokens) == (0, 0)
+    rows = rows_of(judged, CONTEXT, reused, verdict)
+    assert LineageEdgeRow(UUID(verdict.row_id).int, 77, "reused", NOW) in rows
+    assert isinstance(rows[-1], VerdictRow)
+    assert rows[-1].reused_from == 77
+    assert not any(isinstance(row, InferenceCallRow) for row in rows)
+
+
+@pytest.mark.parametrize("reused_from", [None, 77])
+def test_a_verdict_comes_back_from_the_store_as_it_was(
+    pipeline: Pipeline, judged: Event, reused_from: int | None
+) -> None:
+    verdict = verdict_of(pipeline, pipeline.stages[0], judged, CONTEXT, JUDGEMENT, NOW, reused_from=reused_from)
+    rows = rows_of(judged, CONTEXT, JUDGEMENT, verdict)
+    assert isinstance(rows[-1], VerdictRow)
+    parents = [(row.parent, row.kind) for row in rows if isinstance(row, LineageEdgeRow)]
+    assert verdict_from_store(StoredVerdict(rows[-1], ["ok", "spam"], parents), judged) == verdict
