@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit docs lock clean
+.PHONY: help setup demo test lint unit chaos docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ lint: $(READY) ## style and types
 
 unit: $(READY) ## tests that take seconds
 	$(BIN)/pytest -m "not slow" $(ARGS)
+
+chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|apache|both JOBS=3
+	$(PYTHON) tests/chaos/run.py --runs $(or $(RUNS),20) --seed $(or $(SEED),1) --broker $(or $(BROKER),both) \
+		--jobs $(or $(JOBS),3) $(ARGS)
 
 docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 	$(BIN)/weir schema pipeline > deploy/pipelines/pipeline.schema.json

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from clickhouse_connect.driver.client import Client
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from sinks.clickhouse import UNAVAILABLE, StoreSettings, brief, connect
 from sinks.errors import StoreUnavailable
@@ -37,7 +37,7 @@ class Session:
         patience = AsyncRetrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=wait_random_exponential(multiplier=0.2, max=_MAX_BACKOFF_SECONDS),
-            before_sleep=before_sleep_log(log, logging.WARNING),
+            before_sleep=_note,
             reraise=True,
         )
 
@@ -64,3 +64,9 @@ class Session:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+
+def _note(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    pause = state.next_action.sleep if state.next_action else 0.0
+    log.warning("%s; trying again in %.1f s", error, pause)

@@ -6,6 +6,10 @@ slow event can be committed past and is lost if the worker dies then (faust-stre
 offset as committed when the commit failed, and stops the worker on any error of a commit. Here a partition is
 committed up to its lowest unfinished offset, an error of a commit is an error of that attempt only, and the next
 interval tries again.
+
+Faust fetches in a thread. When a rebalance ends its reader, the fetch that the reader asked for goes on in the thread,
+and its messages go to nobody: if it ends after the partitions were set back to their committed offsets, those messages
+are not read again until the next rebalance. Here a fetch that nobody waits for is undone.
 """
 
 import asyncio
@@ -35,6 +39,7 @@ class SafeConsumer(driver.Consumer):
         self, transport: Any, callback: Callable[[Message], Awaitable[None]], *args: Any, **kwargs: Any
     ) -> None:
         self.progress: dict[TP, PartitionProgress] = {}
+        self.assignments = 0  # how often partitions came or went
 
         async def deliver(message: Message) -> None:
             self.progress.setdefault(message.tp, PartitionProgress()).deliver(message.offset, message)
@@ -60,6 +65,7 @@ class SafeConsumer(driver.Consumer):
         Faust has emptied its buffers by then. Work that takes longer goes on, but is no longer ours to commit: its
         messages are delivered again, here or elsewhere.
         """
+        self.assignments += 1
         await super().on_partitions_revoked(revoked)
         assert isinstance(self.app, App)
         if revoked:
@@ -68,6 +74,10 @@ class SafeConsumer(driver.Consumer):
             await self.commit(revoked)
         for tp in revoked:
             self.progress.pop(tp, None)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.assignments += 1
+        await super().on_partitions_assigned(assigned, generation_id)
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         return (tp for tp in self.progress if topics is None or tp in topics or tp.topic in topics)
@@ -90,11 +100,32 @@ class SafeConsumer(driver.Consumer):
 
 
 class _SafeThread(driver.AIOKafkaConsumerThread):
+    consumer: SafeConsumer
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Faust asks for it only in its own transactions; what a producer aborted is no event in any case.
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  as Faust has it
+        assignments = self.consumer.assignments
+        return await self.call_thread(self._fetch_if_current, assignments, active_partitions, timeout)
+
+    async def _fetch_if_current(self, assignments: int, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+        """What is there to read; nothing if the assignment is not the one for which this was asked any more."""
+        consumer = self._ensure_consumer()
+        if assignments != self.consumer.assignments:
+            return {}
+        records = await self._fetch_records(
+            consumer, active_partitions, timeout=timeout, max_records=consumer._max_poll_records
+        )
+        if assignments == self.consumer.assignments:
+            return records
+        for tp, messages in records.items():
+            if tp in consumer.assignment():
+                consumer.seek(tp, messages[0].offset)
+        return {}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()

@@ -10,6 +10,7 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     KafkaError,
+    MessageSizeTooLargeError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
 )
@@ -74,6 +75,7 @@ _STOP = (
     SchemaMismatch,
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    MessageSizeTooLargeError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
 )
@@ -90,7 +92,7 @@ def fate_of(error: BaseException) -> Fate:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later; for tenacity's `retry_if_exception`."""
+    """Whether the same call may succeed later."""
     return fate_of(error) is Fate.RETRY
 
 

@@ -122,6 +122,11 @@ class Metrics:
             ("topic", "partition"),
             registry=r,
         )
+        self.consumer_restarts = Counter(
+            "weir_consumer_restarts_total",
+            "Times that the consumer of the worker ended by itself and was started anew.",
+            registry=r,
+        )
         self.up = Gauge(
             "weir_dependency_up",
             "1 if the dependency answered the last check, otherwise 0.",

@@ -1,20 +1,17 @@
 """Messages to Kafka, tried until they are acknowledged."""
 
-import logging
 from collections.abc import Iterable
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from streams.cloudevents import Headers
-from streams.errors import TopicsMissing, WorkerMisconfigured, is_transient
+from streams.errors import TopicsMissing, WorkerMisconfigured
 from streams.kafka import MAX_DEAD_LETTER_BYTES, client_options
+from streams.patience import persist
 from streams.settings import Settings
 
-log = logging.getLogger(__name__)
-
-_MAX_BACKOFF_SECONDS = 15.0
+_BACKOFF_SECONDS = 0.2
 _OVERHEAD_BYTES = 16 * 1024
 
 
@@ -44,20 +41,13 @@ class Publisher:
         """
         if key is None and value is None:
             key = b""  # aiokafka sends no message without both
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(is_transient),
-            wait=wait_random_exponential(multiplier=0.2, max=_MAX_BACKOFF_SECONDS),
-            before_sleep=before_sleep_log(log, logging.WARNING),
-            reraise=True,
-        ):
-            with attempt:
-                try:
-                    await self._producer.send_and_wait(topic, value, key, headers=headers)
-                except MessageSizeTooLargeError as error:
-                    raise WorkerMisconfigured(
-                        f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "
-                        f"to {MAX_DEAD_LETTER_BYTES} (weir topics create does that for new topics)"
-                    ) from error
+        try:
+            await persist(lambda: self._producer.send_and_wait(topic, value, key, headers=headers), _BACKOFF_SECONDS)
+        except MessageSizeTooLargeError as error:
+            raise WorkerMisconfigured(
+                f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "
+                f"to {MAX_DEAD_LETTER_BYTES} (weir topics create does that for new topics)"
+            ) from error
 
     async def require(self, topics: Iterable[str]) -> None:
         """Return if all topics exist. Raises TopicsMissing, KafkaError."""

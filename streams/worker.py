@@ -5,12 +5,11 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from faust.types import TP
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_random_exponential
 
 from inference import operators
 from inference.openai import OpenAiEngine
@@ -18,11 +17,12 @@ from sinks import clickhouse, migrate
 from sinks.judged import Judged
 from sinks.writer import Writer
 from streams.consumer import App
-from streams.errors import WorkerMisconfigured, is_transient
+from streams.errors import is_transient
 from streams.health import Health
 from streams.kafka import REQUEST_TIMEOUT_MS, faust_credentials
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
+from streams.patience import persist
 from streams.pipeline import Pipeline
 from streams.publisher import Publisher
 from streams.settings import Settings
@@ -32,7 +32,6 @@ from streams.web import WebServer
 
 log = logging.getLogger(__name__)
 
-_MAX_BACKOFF_SECONDS = 15.0
 _COMMIT_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 1.0
 # Paused partitions are not polled, and a worker that waits for its engine is not dead: its heartbeats say so.
@@ -43,6 +42,7 @@ _STREAM_BUFFER = 64
 _FETCH_BYTES = 256 * 1024
 _REVOKE_SECONDS = 5.0
 _HURRY_SECONDS = 5.0
+_REJOIN_SECONDS = 1.0
 
 
 class Worker:
@@ -105,28 +105,40 @@ class Worker:
     async def _connect(self, stack: AsyncExitStack) -> None:
         """Reach everything, however long that takes, before the first message is taken."""
         stack.push_async_callback(self._engine.close)
-        await _persist(self._engine.connect)
-        await _persist(lambda: asyncio.to_thread(migrate.check, self._settings.store))
+        await persist(self._engine.connect)
+        await persist(lambda: asyncio.to_thread(migrate.check, self._settings.store))
         self._writer.start()
         stack.push_async_callback(self._writer.close)
         self._judged.start()
         stack.push_async_callback(self._judged.close)
-        await _persist(self._publisher.start)
+        await persist(self._publisher.start)
         needed = [topic.name for topic in topics_of(self._pipelines)]
-        await _persist(lambda: self._publisher.require(needed))
+        await persist(lambda: self._publisher.require(needed))
         for agent in self._agents:
-            await _persist(agent.prepare)
+            await persist(agent.prepare)
 
     async def _consume(self) -> None:
-        app = self._faust_app()
-        async with _running(app):
-            log.info("ready: %s", ", ".join(pipeline.name for pipeline in self._pipelines))
-            await self._first(asyncio.create_task(app.wait_until_stopped()), self._stopping.wait())
-            if not self._stopping.is_set():
-                self._health.stopped = f"the consumer ended: {app.crash_reason!r}"
-                self._stop_for(WorkerMisconfigured(self._health.stopped))
-                return
-            await self._drain(app)
+        """Read until told to stop, with a new consumer whenever one ends. Rows in flight go on meanwhile."""
+        while not self._stopping.is_set():
+            app = self._faust_app()
+            try:
+                async with _running(app):
+                    self._health.stopped = None
+                    log.info("ready: %s", ", ".join(pipeline.name for pipeline in self._pipelines))
+                    await self._first(asyncio.create_task(app.wait_until_stopped()), self._stopping.wait())
+                    if self._stopping.is_set():
+                        await self._drain(app)
+                        return
+                reason: BaseException | None = app.crash_reason
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                reason = error
+            self._health.stopped = f"the consumer ended: {reason!r}"
+            log.error("%s; it is started anew", self._health.stopped)
+            self._metrics.consumer_restarts.inc()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _REJOIN_SECONDS)
 
     async def _drain(self, app: App) -> None:
         """Take nothing new, and give rows in flight some time to finish."""
@@ -163,6 +175,7 @@ class Worker:
             stream_buffer_maxsize=_STREAM_BUFFER,
             topic_allow_declare=False,
             topic_disable_leader=True,
+            stream_wait_empty=False,  # it would hold the whole group for as long as the engine is away
             web_enabled=False,
             store="memory://",
             key_serializer="raw",
@@ -224,18 +237,6 @@ class Worker:
     def _committed(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             self._metrics.committed.labels(tp.topic, tp.partition).set(offset)
-
-
-async def _persist(call: Callable[[], Awaitable[None]]) -> None:
-    """Call until it succeeds; each failed attempt is one log line."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception(is_transient),
-        wait=wait_random_exponential(multiplier=0.5, max=_MAX_BACKOFF_SECONDS),
-        before_sleep=before_sleep_log(log, logging.WARNING),
-        reraise=True,
-    ):
-        with attempt:
-            await call()
 
 
 @asynccontextmanager

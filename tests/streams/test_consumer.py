@@ -294,6 +294,63 @@ async def test_a_commit_that_is_refused_is_tried_again(
         await app.stop()
 
 
+@pytest.fixture
+async def reading(settings: Settings, new_topic: NewTopic) -> AsyncIterator[Callable[..., Awaitable[tuple[App, Any]]]]:
+    """`app, events = await reading(topic)`: an application that reads the topic and acknowledges nothing."""
+    apps: list[App] = []
+
+    async def start(topic: str) -> tuple[App, list[Any]]:
+        app = App(
+            topic,
+            broker=settings.kafka_url,
+            broker_session_timeout=3,
+            broker_heartbeat_interval=1,
+            consumer_auto_offset_reset="earliest",
+            topic_allow_declare=False,
+            stream_wait_empty=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+            store="memory://",
+            value_serializer="raw",
+            autodiscover=False,
+        )
+        events: list[Any] = []
+
+        async def read(stream: Any) -> None:
+            async for event in stream.noack().events():
+                events.append(event)  # noqa: PERF401  it grows while the test looks at it
+
+        app.agent(app.topic(topic, value_serializer="raw"))(read)
+        app.finalize()
+        apps.append(app)
+        await app.start()
+        return app, events
+
+    yield start
+    for app in apps:
+        await app.stop()
+
+
+async def test_a_fetch_that_nobody_waits_for_any_more_is_undone(
+    reading: Callable[..., Awaitable[tuple[App, Any]]], new_topic: NewTopic, produce: Produce, until: Until
+) -> None:
+    """As when a rebalance ends the reader while its fetch goes on in the thread, and what it finds goes to nobody."""
+    topic = await new_topic()
+    await produce(topic, b"first")
+    app, events = await reading(topic)
+    await until(lambda: len(events) == 1)
+    await app._fetcher.stop()
+    thread = app.consumer._thread
+    orphan = asyncio.create_task(thread.getmany({TP(topic, 0)}, timeout=15))
+    await asyncio.sleep(0)  # it has been asked for
+    app.consumer.assignments += 1
+    await produce(topic, b"second")
+    assert await orphan == {}
+    app._fetcher.service_reset()
+    await app._fetcher.maybe_start()
+    await until(lambda: [event.value for event in events] == [b"first", b"second"])
+
+
 async def test_a_slow_event_survives_a_kill(outcomes: Outcomes) -> None:
     found = await outcomes
     assert found["safe"] == Outcome(SLOW, list(range(SLOW, LAST + 1)))

@@ -70,6 +70,26 @@ def test_retries_of_the_store_client_are_not_told(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""
 
 
+def test_what_a_library_says_again_and_again_is_told_once_in_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO")
+    library = logging.getLogger("aiokafka.client")
+    for number in range(50):
+        library.error("no connection to %d", number)
+    library.error("something else")
+    at = library.makeRecord(library.name, logging.ERROR, "", 0, "no connection to %d", (99,), None)
+    at.created += 60
+    library.handle(at)
+    told = [line.partition("client: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["no connection to 0", "something else", "no connection to 99"]
+
+
+def test_what_we_say_is_always_told(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO")
+    for _ in range(3):
+        logging.getLogger("streams.stage").warning("dead letter")
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
 def test_the_level_is_that_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("WARNING")
     logging.getLogger("streams.stage").info("hello")

@@ -1,0 +1,169 @@
+"""What happens in a run, all of it from one seed: messages, workers and faults."""
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Poison(StrEnum):
+    """Messages that no worker can judge."""
+
+    BROKEN_JSON = "broken_json"
+    NO_VALUE = "no_value"
+    EMPTY_TEXT = "empty_text"
+    WRONG_TYPE = "wrong_type"
+    NOT_UTF8 = "not_utf8"
+
+
+class Kind(StrEnum):
+    """Faults."""
+
+    KILL = "kill"
+    KILL_TWO = "kill_two"
+    KILL_AFTER_ANSWER = "kill_after_answer"
+    KILL_AFTER_INSERT = "kill_after_insert"
+    KILL_AFTER_VERDICT = "kill_after_verdict"
+    ROLLING_RESTART = "rolling_restart"
+    JOIN = "join"
+    BROKER_PAUSE = "broker_pause"
+    BROKER_RESTART = "broker_restart"
+    BROKER_KILL = "broker_kill"
+    ENGINE_KILL = "engine_kill"
+    ENGINE_HANG = "engine_hang"
+    ENGINE_429 = "engine_429"
+    ENGINE_500 = "engine_500"
+    ENGINE_503 = "engine_503"
+    ENGINE_GARBAGE = "engine_garbage"
+    ENGINE_HALF_BODY = "engine_half_body"
+    ENGINE_LATE = "engine_late"
+    STORE_REFUSE = "store_refuse"
+    STORE_SLOW = "store_slow"
+    STORE_500 = "store_500"
+    STORE_FAIL_AFTER = "store_fail_after"
+    STORE_RESTART = "store_restart"
+
+
+_APACHE_ONLY = frozenset({Kind.BROKER_RESTART, Kind.BROKER_KILL})  # Tansu keeps its topics in memory
+# After these a worker may be told to stop before it has seen again what was done but not committed.
+_DISTURBS_GROUP = frozenset(
+    {Kind.KILL, Kind.KILL_TWO, Kind.KILL_AFTER_ANSWER, Kind.KILL_AFTER_INSERT, Kind.KILL_AFTER_VERDICT}
+    | {Kind.ROLLING_RESTART, Kind.JOIN, Kind.BROKER_PAUSE, Kind.BROKER_RESTART, Kind.BROKER_KILL}
+)
+
+
+class On(StrEnum):
+    """What is counted until a fault begins."""
+
+    VERDICTS = "verdicts"
+    ANSWERS = "answers"
+    INSERTS = "inserts"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A message to publish. event: its number, or None for poison. pause: seconds before it, once workers run."""
+
+    event: int | None
+    poison: Poison | None
+    key: str
+    pause: float
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """kind begins when `count` of `on` were seen, and lasts `seconds` (for kills: the delay)."""
+
+    kind: Kind
+    on: On
+    count: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}@{self.on}>={self.count} for {self.seconds:g}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A run. early: how many messages are published before any worker starts."""
+
+    seed: int
+    broker: str
+    partitions: int
+    workers: int
+    rows_in_flight: int
+    messages: tuple[Planned, ...]
+    early: int
+    faults: tuple[Fault, ...]
+
+    @property
+    def events(self) -> int:
+        """Distinct events."""
+        return len({message.event for message in self.messages if message.event is not None})
+
+    @property
+    def disturbs_group(self) -> bool:
+        """Whether a fault may leave finished work uncommitted."""
+        return any(fault.kind in _DISTURBS_GROUP for fault in self.faults)
+
+    @classmethod
+    def of(cls, seed: int, broker: str) -> "Schedule":
+        """The schedule of a seed on a broker: `tansu` or `apache`."""
+        rng = random.Random(f"{seed}/{broker}")
+        events = rng.randint(25, 60)
+        messages = _messages(rng, events)
+        faults = tuple(_fault(rng, events, broker) for _ in range(rng.choice([1, 1, 1, 2, 2, 3])))
+        workers = rng.choice([1, 1, 2, 2, 3])
+        if any(fault.kind is Kind.KILL_TWO for fault in faults):
+            workers = max(workers, 2)
+        return cls(
+            seed=seed,
+            broker=broker,
+            partitions=rng.randint(2, 4),
+            workers=workers,
+            rows_in_flight=rng.randint(8, 16),
+            messages=messages,
+            early=rng.randint(0, len(messages) // 2),
+            faults=faults,
+        )
+
+
+def _messages(rng: random.Random, events: int) -> tuple[Planned, ...]:
+    """Events in order; duplicates some time after their first; poison anywhere."""
+    keys = [f"t-{number}" for number in range(rng.randint(3, 8))]
+    places = [(float(number), event) for number, event in enumerate(_event(rng, n, keys) for n in range(events))]
+    share = rng.choice([0, 0.1, 0.3])
+    for number, event in places[:events]:
+        while rng.random() < share:
+            places.append((number + 0.5 + rng.expovariate(1 / 8), event))
+    places += [(rng.uniform(0, events), _poison(rng, keys)) for _ in range(rng.randint(0, 5))]
+    return tuple(message for _, message in sorted(places, key=lambda place: place[0]))
+
+
+def _event(rng: random.Random, number: int, keys: list[str]) -> Planned:
+    words = " ".join(rng.choices(["hello", "buy", "coins", "tomorrow", "idiot", "see", "you", "cheap"], k=4))
+    return Planned(number, None, rng.choice(keys), rng.uniform(0, 0.2), words)
+
+
+def _poison(rng: random.Random, keys: list[str]) -> Planned:
+    return Planned(None, rng.choice(list(Poison)), rng.choice(keys), rng.uniform(0, 0.2))
+
+
+def _fault(rng: random.Random, events: int, broker: str) -> Fault:
+    kind = rng.choice([kind for kind in Kind if broker == "apache" or kind not in _APACHE_ONLY])
+    on = {Kind.KILL_AFTER_ANSWER: On.ANSWERS, Kind.KILL_AFTER_INSERT: On.INSERTS, Kind.KILL_AFTER_VERDICT: On.VERDICTS}
+    chosen = on.get(kind) or rng.choice(list(On))
+    most = 4 if chosen is On.INSERTS else round(events * 0.6)
+    return Fault(kind, chosen, rng.randint(1, most), _seconds(rng, kind))
+
+
+def _seconds(rng: random.Random, kind: Kind) -> float:
+    if kind in {Kind.KILL_AFTER_ANSWER, Kind.KILL_AFTER_INSERT, Kind.KILL_AFTER_VERDICT}:
+        return rng.choice([0, 0, 0.02, 0.1, 0.3])
+    if kind in {Kind.KILL, Kind.KILL_TWO, Kind.ROLLING_RESTART, Kind.JOIN}:
+        return 0
+    if kind is Kind.BROKER_PAUSE:
+        return round(rng.uniform(15, 30) if rng.random() < 0.1 else rng.uniform(5, 8), 1)
+    if kind in {Kind.ENGINE_HANG, Kind.ENGINE_LATE}:
+        return round(rng.uniform(4, 9), 1)  # shorter and longer than a worker waits
+    return round(rng.uniform(0.5, 4), 1)
