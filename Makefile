@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit chaos docs lock clean
+.PHONY: help setup demo test lint unit chaos bench-memory docs lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## install everything that is pinned into .venv
 
@@ -38,6 +38,9 @@ unit: $(READY) ## tests that take seconds
 chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|apache|both JOBS=3
 	$(PYTHON) tests/chaos/run.py --runs $(or $(RUNS),20) --seed $(or $(SEED),1) --broker $(or $(BROKER),both) \
 		--jobs $(or $(JOBS),3) $(ARGS)
+
+bench-memory: $(READY) ## a worker's memory under a backlog of a million events
+	$(PYTHON) bench/memory.py $(ARGS)
 
 docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 	$(BIN)/weir schema pipeline > deploy/pipelines/pipeline.schema.json

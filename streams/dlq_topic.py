@@ -131,7 +131,11 @@ class DeadLetterTopic:
     async def _replay_of(
         self, producer: AIOKafkaProducer, entry: Entry, record: Record, value: bytes | None
     ) -> dict[str, Any]:
-        """The message that an entry is about, for the partition where it stood: there its thread is."""
+        """The message that an entry is about, for the partition where it stood: there its thread is.
+
+        Its first timestamp goes along in the headers: as the message's own, it could be older than the topic's
+        retention, and Kafka would delete the message before anybody read it.
+        """
         place = entry.letter.origin
         there = place.partition in await producer.partitions_for(self.source)
         key, value = record.key, record.value if value is None else value
@@ -140,7 +144,6 @@ class DeadLetterTopic:
             "key": b"" if key is None and value is None else key,  # aiokafka sends no message without both
             "value": value,
             "partition": place.partition if there else None,
-            "timestamp_ms": place.timestamp_ms,
             "headers": dlq.replay_headers(entry.letter, record.headers),
         }
 

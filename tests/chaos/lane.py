@@ -1,12 +1,13 @@
 """The servers that runs share, behind proxies; each can be taken away and brought back at its address."""
 
 import asyncio
+import os
 import random
 import signal
-import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -17,7 +18,7 @@ from proxy import Proxy
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.engine import LlamaEngine
 from deploy.embedded.kafka import ApacheKafka, default_jars
-from deploy.embedded.process import ChildProcess
+from deploy.embedded.process import ChildProcess, tcp_open
 from deploy.embedded.store import ChdbStore
 from sinks import migrate
 from streams.settings import Settings
@@ -27,6 +28,7 @@ T = TypeVar("T")
 # Below the ports that the kernel gives to clients: one that keeps connecting to a server that is away would in the end
 # be given the server's own port, and be connected with itself.
 _PORTS = range(12_000, 30_000)
+_PORTS_A_LANE = 1_000
 _ENGINE_TIMEOUT_SECONDS = 5.0
 _START_SECONDS = 240.0  # a busy machine, not a broken server
 
@@ -37,13 +39,16 @@ class Lane:
     def __init__(self, folder: Path) -> None:
         """folder: for the data and the logs of the servers."""
         self._folder = folder
-        self._ports = {name: _free_port() for name in ("engine", "store", "tansu", "apache")}
+        servers = ("engine", "store", "tansu", "apache", "engine proxy", "store proxy")
+        self._ports = dict(zip(servers, _free_ports(len(servers)), strict=True))
         self._brokers: dict[str, TansuBroker | ApacheKafka] = {}
         # The kernel ends children with the thread that started them; this one lives as long as the process.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         self._stack = AsyncExitStack()
-        self.engine_proxy = Proxy(_free_port(), f"http://127.0.0.1:{self._ports['engine']}", calls.of_engine)
-        self.store_proxy = Proxy(_free_port(), f"http://127.0.0.1:{self._ports['store']}", calls.of_store)
+        self.engine_proxy = Proxy(
+            self._ports["engine proxy"], f"http://127.0.0.1:{self._ports['engine']}", calls.of_engine
+        )
+        self.store_proxy = Proxy(self._ports["store proxy"], f"http://127.0.0.1:{self._ports['store']}", calls.of_store)
 
     async def __aenter__(self) -> Self:
         self._engine = await self._start(self._new_engine)
@@ -140,9 +145,9 @@ async def _end(process: ChildProcess, number: signal.Signals) -> None:
     await asyncio.to_thread(process.stop)
 
 
-def _free_port() -> int:
-    while True:
-        port = random.SystemRandom().choice(_PORTS)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+def _free_ports(count: int) -> list[int]:
+    """Ports for one lane. They are not taken at once, so each lane, being a process, looks in a range of its own."""
+    lanes = len(_PORTS) // _PORTS_A_LANE
+    start = _PORTS[0] + os.getpid() % lanes * _PORTS_A_LANE
+    candidates = random.SystemRandom().sample(range(start, start + _PORTS_A_LANE), _PORTS_A_LANE)
+    return list(islice((port for port in candidates if not tcp_open(port)), count))

@@ -16,9 +16,14 @@ from schedule import Kind, Schedule
 
 from deploy.embedded.process import free_port
 
-SEEDS = [(127, "tansu"), (123, "tansu"), (106, "apache"), (122, "apache")]
+SEEDS = [(127, "tansu"), (106, "apache"), (122, "apache")]
 # (seed, broker) of runs that once failed, with the cause. A change of schedule.py gives seeds other schedules.
-REGRESSIONS: list[tuple[int, str]] = []
+REGRESSIONS = [
+    # The broker was paused for longer than a session, and a fetch of Faust's that a rebalance had orphaned swallowed
+    # messages: they were not read until the next rebalance. See also tests/streams/test_consumer.py.
+    (225, "tansu"),
+    (23, "tansu"),
+]
 
 
 @pytest.fixture(scope="module")

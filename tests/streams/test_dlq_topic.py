@@ -99,7 +99,8 @@ async def test_a_replay_goes_back_where_it_came_from(letters: DeadLetterTopic, d
     entries = await open_entries(letters)
     assert await replay(letters, entries) == [Position(0, 0)]
     (found,) = await read(letters.source, 1)
-    assert (found.key, found.value, found.partition, found.timestamp) == (b"k", b"{", 1, NOW_MS)
+    assert (found.key, found.value, found.partition) == (b"k", b"{", 1)
+    assert found.timestamp > NOW_MS, "the broker must not find it as old as it is, and delete it"
     assert list(found.headers) == [
         ("ce_id", b"e-1"),
         ("own", b"\xff"),
