@@ -20,6 +20,7 @@ from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, detect
 from inference.engine import LabelToken, Score
 from inference.errors import AttemptsExhausted, EngineBusy, EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.retrying import Budget, Retries
+from inference.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -288,11 +289,16 @@ def _normalised(logprobs: Sequence[float]) -> tuple[float, ...]:
 
 
 def _error_text(content: bytes) -> str:
-    """What a server says of an error, in whichever of the known shapes it says it. May quote no prompt: cut short."""
+    """What a server says of an error, in whichever of the known shapes it says it, without quoting the prompt.
+
+    A list, as FastAPI gives it, has the input beside each reason; an answer of no known shape may be anything.
+    """
     try:
         body = orjson.loads(content)
         error = body.get("error", body.get("detail", body))
-        text = error.get("message", error) if isinstance(error, dict) else error
+        if isinstance(error, list):
+            error = "; ".join(str(item.get("msg", "")) for item in error)
+        text = error.get("message", "") if isinstance(error, dict) else str(error)
     except (orjson.JSONDecodeError, AttributeError):
-        text = content.decode("utf-8", "replace")
-    return str(text)[:_ERROR_TEXT_CHARACTERS]
+        text = ""
+    return one_line(str(text))[:_ERROR_TEXT_CHARACTERS] or "without a reason that can be shown"

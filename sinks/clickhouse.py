@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 import urllib3
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, Error
 
-from sinks.errors import StoreUnavailable
+from sinks.errors import StoreMisconfigured, StoreUnavailable
 
 # These report each retry of their own at WARNING; `Session` reports outages, once and in words.
 for _name in ("clickhouse_connect", "urllib3"):
@@ -18,7 +18,14 @@ for _name in ("clickhouse_connect", "urllib3"):
 # A server takes 128 KiB for a parameter, and the id of a row is up to 40 digits long.
 KEYS_A_QUERY = 1000
 
+# What `store_error` takes.
 UNAVAILABLE = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
+# UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, ACCESS_DENIED, AUTHENTICATION_FAILED
+_NO_ENTRY = frozenset({192, 193, 194, 497, 516})
+
+# A replica that lacks parts which a quorum acknowledged refuses the query, rather than miss rows. It does so only if
+# rows are inserted with `insert_quorum`, one insert at a time; elsewhere the setting changes nothing.
+CONSISTENT = {"select_sequential_consistency": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,10 @@ class StoreSettings:
 
 
 def connect(settings: StoreSettings, *, database: str | None = None) -> Client:
-    """A client for one thread. database: another one than the settings name. Raises StoreUnavailable."""
+    """A client for one thread. database: another one than the settings name.
+
+    Raises StoreUnavailable, StoreMisconfigured.
+    """
     url = urlsplit(settings.url)
     secure = url.scheme == "https"
     try:
@@ -52,7 +62,7 @@ def connect(settings: StoreSettings, *, database: str | None = None) -> Client:
             client_name="weir",
         )
     except UNAVAILABLE as error:
-        raise StoreUnavailable(f"ClickHouse {settings.url} cannot be used: {brief(error)}") from error
+        raise store_error(error, settings.url) from error
 
 
 def ping(settings: StoreSettings) -> str | None:
@@ -63,9 +73,19 @@ def ping(settings: StoreSettings) -> str | None:
             client.query("SELECT 1")
         finally:
             client.close()
-    except (StoreUnavailable, *UNAVAILABLE) as error:
+    except (StoreUnavailable, StoreMisconfigured, *UNAVAILABLE) as error:
         return brief(error)
     return None
+
+
+def store_error(error: BaseException, address: str) -> StoreUnavailable | StoreMisconfigured:
+    """What one of the errors in UNAVAILABLE means for those who wait for the store at this address."""
+    if isinstance(error, Error) and error.code in _NO_ENTRY:
+        return StoreMisconfigured(
+            f"ClickHouse {address} does not let Weir in; check WEIR_CLICKHOUSE_USER, WEIR_CLICKHOUSE_PASSWORD and the "
+            f"user's grants: {brief(error)}"
+        )
+    return StoreUnavailable(f"ClickHouse {address}: {brief(error)}")
 
 
 def brief(error: BaseException) -> str:

@@ -5,6 +5,10 @@ class StoreUnavailable(Exception):
     """The store did not answer or refused for now. Nothing is wrong with the rows: try again."""
 
 
+class StoreMisconfigured(Exception):
+    """No row can be stored until a person changes something: stop the worker."""
+
+
 class RowRejected(Exception):
     """A row does not fit its table, whatever the state of the store: give this row up."""
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import KEYS_A_QUERY, StoreSettings
+from sinks.clickhouse import CONSISTENT, KEYS_A_QUERY, StoreSettings
 from sinks.lineage import edge_rank
 from sinks.rows import VerdictRow
 from sinks.session import Session
@@ -139,4 +139,4 @@ def _rows(client: Client, pipeline: str, stage: str, ids: list[int]) -> list[Ver
 
 
 def _query(client: Client, sql: str, **parameters: Any) -> list[Any]:
-    return list(client.query(sql, parameters=parameters, tz_mode="aware").result_rows)
+    return list(client.query(sql, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows)

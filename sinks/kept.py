@@ -6,14 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import KEYS_A_QUERY
+from sinks.clickhouse import CONSISTENT, KEYS_A_QUERY
 from sinks.errors import RowNotKept
 from sinks.rows import TABLES, AnyRow, SourceRow, VerdictRow
 
 # A TTL must not be shorter, so that fresh rows, which are nearly all, need no look-up.
 _FRESH = timedelta(days=1)
-# On a cluster another replica may answer than the one that took the rows; it then waits until it has them.
-_SETTINGS = {"select_sequential_consistency": 1}
 _SOURCES = "SELECT row_id FROM source_rows_raw WHERE row_id IN {row_id:Array(UInt128)}"
 _VERDICTS = """
 SELECT pipeline, stage, row_id FROM verdicts_raw
@@ -60,7 +58,8 @@ def _absent(client: Client, kind: type[AnyRow], rows: Sequence[AnyRow]) -> list[
     parameters = {name: sorted(set(part)) for name, part in zip(names, zip(*keys, strict=True), strict=True)}
     # Whether a merge has dropped an expired row already is chance, so those that are still there do not count.
     query = sql + "".join(f" AND NOT ({condition})" for condition in _expired(client, TABLES[kind]))
-    found = {tuple(key) for key in client.query(query, parameters=parameters, settings=_SETTINGS).result_rows}
+    # On a cluster another replica may answer than the one that took the rows.
+    found = {tuple(key) for key in client.query(query, parameters=parameters, settings=CONSISTENT).result_rows}
     return [row for key, row in zip(keys, rows, strict=True) if key not in found]
 
 

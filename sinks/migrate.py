@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import UNAVAILABLE, StoreSettings, brief, connect
+from sinks.clickhouse import UNAVAILABLE, StoreSettings, connect, store_error
 from sinks.errors import SchemaMismatch, StoreUnavailable
 
 _FILE = re.compile(r"^(?P<version>\d{4})_(?P<name>\w+)\.up\.sql$")
@@ -50,7 +50,7 @@ def migrations() -> list[Migration]:
 def migrate(settings: StoreSettings) -> list[Migration]:
     """Create the database and apply every migration that it lacks. Returns those applied.
 
-    Raises StoreUnavailable, SchemaMismatch.
+    Raises StoreUnavailable, StoreMisconfigured, SchemaMismatch.
     """
     try:
         server = connect(settings, database="default")
@@ -67,7 +67,7 @@ def migrate(settings: StoreSettings) -> list[Migration]:
             _record(client, migration, applied=True)
         client.close()
     except UNAVAILABLE as error:
-        raise StoreUnavailable(f"ClickHouse {settings.url}: {brief(error)}") from error
+        raise store_error(error, settings.url) from error
     return missing
 
 
@@ -75,7 +75,7 @@ def check(settings: StoreSettings) -> None:
     """Return if the schema is the one that this code writes.
 
     Raises StoreUnavailable if there is no store or it lacks a migration, so that waiting may help, and SchemaMismatch
-    if it never will.
+    or StoreMisconfigured if it never will.
     """
     try:
         client = connect(settings, database="default")
@@ -90,7 +90,7 @@ def check(settings: StoreSettings) -> None:
         present = _applied(client)
         client.close()
     except UNAVAILABLE as error:
-        raise StoreUnavailable(f"ClickHouse {settings.url}: {brief(error)}") from error
+        raise store_error(error, settings.url) from error
     _refuse_unknown(present)
     missing = [m for m in migrations() if m.version not in present]
     if missing:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from clickhouse_connect.driver.client import Client
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from sinks.clickhouse import UNAVAILABLE, StoreSettings, brief, connect
+from sinks.clickhouse import UNAVAILABLE, StoreSettings, connect, store_error
 from sinks.errors import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Session:
     async def run(self, work: Callable[[Client], T]) -> T:
         """What `work` returns. While the store is unavailable it is called again, for ever, with a line in the log.
 
-        Raises what `work` raises, but for the errors of an unavailable store.
+        Raises what `work` raises, but for the errors of an unavailable store, and StoreMisconfigured.
         """
         loop = asyncio.get_running_loop()
         patience = AsyncRetrying(
@@ -58,7 +58,7 @@ class Session:
             return work(self._client)
         except UNAVAILABLE as error:
             self._disconnect()
-            raise StoreUnavailable(f"ClickHouse {self._settings.url}: {brief(error)}") from error
+            raise store_error(error, self._settings.url) from error
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None

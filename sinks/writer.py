@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,8 +68,9 @@ class Writer:
     async def write(self, rows: Sequence[AnyRow]) -> None:
         """Return when ClickHouse has acknowledged all rows.
 
-        Raises RowRejected if one of them fits no table or is refused by ClickHouse, and RowNotKept if ClickHouse took
-        one and drops it for its age. Others of these rows may have been stored by then.
+        Raises RowRejected if one of them fits no table or is refused by ClickHouse, RowNotKept if ClickHouse took one
+        and drops it for its age, and StoreMisconfigured. Others of these rows may have been stored by then, but no
+        verdict whose source row, among these rows, was not.
         """
         submission = _Submission(rows)
         self._waiting.append(submission)
@@ -113,9 +113,8 @@ class Writer:
         return batch
 
     async def _flush(self, batch: list[_Submission]) -> None:
-        rows = [row for submission in batch for row in submission.rows]
         try:
-            lost, seconds = await self._session.run(partial(self._store, rows))
+            failed, kept, seconds = await self._session.run(partial(self._store, batch))
         except RowRejected as error:
             if len(batch) == 1:
                 _answer(batch[0], error)
@@ -125,21 +124,35 @@ class Writer:
             await self._flush(batch[:half])
             await self._flush(batch[half:])
             return
-        self._on_flush(sum(id(row) not in lost for row in rows), seconds)
+        self._on_flush(kept, seconds)
         for submission in batch:
-            _answer(submission, next((lost[id(row)] for row in submission.rows if id(row) in lost), None))
+            _answer(submission, failed.get(submission))
 
-    def _store(self, rows: list[AnyRow], client: Client) -> tuple[dict[int, RowNotKept], float]:
-        """One insert a table, in the session's thread. Returns what ClickHouse did not keep, and the seconds taken."""
+    def _store(self, batch: list[_Submission], client: Client) -> tuple[dict[_Submission, RowNotKept], int, float]:
+        """One insert a table, in the session's thread. Returns what failed, the number of rows kept, and the seconds.
+
+        Once ClickHouse has not kept a row, the later tables get no row of its submission: no verdict without its event.
+        """
         started = time.perf_counter()
-        by_type: dict[type[AnyRow], list[AnyRow]] = defaultdict(list)
-        for row in rows:
-            by_type[type(row)].append(row)
+        failed: dict[_Submission, RowNotKept] = {}
+        kept = 0
         try:
             for kind, table in TABLES.items():
-                if kind in by_type:
-                    self._insert(client, kind, table, by_type[kind])
-            return not_kept(client, rows), time.perf_counter() - started
+                owners = [
+                    (row, submission)
+                    for submission in batch
+                    if submission not in failed
+                    for row in submission.rows
+                    if type(row) is kind
+                ]
+                if not owners:
+                    continue
+                rows = [row for row, _ in owners]
+                self._insert(client, kind, table, rows)
+                lost = not_kept(client, rows)
+                kept += sum(id(row) not in lost for row in rows)
+                failed |= {submission: lost[id(row)] for row, submission in owners if id(row) in lost}
+            return failed, kept, time.perf_counter() - started
         except Exception:
             # A context may still hold these rows, and would refuse any others; or the schema is another one by now.
             self._contexts.clear()

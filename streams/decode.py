@@ -1,5 +1,6 @@
 """From a Kafka message to an event with an identity, or to a dead letter with a reason."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -15,6 +16,8 @@ from streams.records import TextMessage
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 FUTURE = timedelta(days=1)
 
+_NAME = 256  # characters, as the fields of a text message
+_TRACEPARENT = 256  # characters; the W3C's version 00 has 55
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = TypeAdapter(AwareDatetime)
 
@@ -35,9 +38,12 @@ class Event:
 
     topic, partition, offset, broker_time: its place and Kafka's timestamp; a replay has those of the message that it
     replays. broker_time is the event's own time where Kafka has none. event_id: empty if the producer gave none.
+    identity: what makes two messages the same event: the row id, or the producer's name for it where the time in the
+    row id is Kafka's, which is another one for each message.
     """
 
     row_id: int
+    identity: int | tuple[str, str]
     text: str
     source: str
     event_id: str
@@ -53,12 +59,11 @@ class Event:
     tenant: str
     traceparent: str
 
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """What makes two messages the same event: the producer's name for it, or its place in Kafka."""
-        if self.event_id:
-            return (self.source, self.event_id)
-        return (self.topic, str(self.partition), str(self.offset))
+
+def size_of(message: KafkaMessage) -> int:
+    """Bytes of a message: key, value and headers."""
+    headers = sum(len(name) + len(value or b"") for name, value in message.headers or ())
+    return len(message.key or b"") + len(message.value or b"") + headers
 
 
 def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
@@ -70,9 +75,11 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     if not body.text.strip():
         raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space")
     context = cloudevents.attributes(message.headers)
+    _check_lengths(context)
     place = origin_of(message)
     broker_time = _broker_time(place.timestamp_ms)
-    written = body.time or _header_time(context.get("time")) or broker_time
+    own_time = body.time or _header_time(context.get("time"))
+    written = own_time or broker_time
     if written is None:
         raise DeadLetter(Reason.TIME_OUT_OF_RANGE, "the message has no time, and its Kafka timestamp is none either")
     _check_range(written, now or datetime.now(UTC))  # times at the ends of the calendar exist in some zones only
@@ -80,10 +87,15 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     source = context.get("source") or place.topic
     event_id = body.id or context.get("id") or ""
     time_ms = (event_time - _EPOCH) // timedelta(milliseconds=1)  # a product of floats may be one less
-    return Event(
-        row_id=event_row_id(time_ms, source, event_id)
+    row_id = (
+        event_row_id(time_ms, source, event_id)
         if event_id
-        else offset_row_id(time_ms, place.topic, place.partition, place.offset),
+        else offset_row_id(time_ms, place.topic, place.partition, place.offset)
+    )
+    traceparent = context.get("traceparent", "")
+    return Event(
+        row_id=row_id,
+        identity=(source, event_id) if event_id and own_time is None else row_id,
         text=body.text,
         source=source,
         event_id=event_id,
@@ -97,7 +109,7 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         author=body.author,
         lang=body.lang,
         tenant=body.tenant,
-        traceparent=context.get("traceparent", ""),
+        traceparent=traceparent if len(traceparent) <= _TRACEPARENT else "",
     )
 
 
@@ -117,6 +129,13 @@ def _parse(value: bytes | None) -> TextMessage:
         # include_input=False and the names of fields only: the message's words stay out of headers and logs.
         detail = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'message'}: {p['msg']}" for p in problems)
         raise DeadLetter(Reason.WRONG_FIELD, detail) from error
+
+
+def _check_lengths(context: Mapping[str, str]) -> None:
+    """Headers have no schema that would do it, and what is carried into every verdict must have an end."""
+    for name in ("id", "source"):
+        if len(context.get(name, "")) > _NAME:
+            raise DeadLetter(Reason.WRONG_FIELD, f"header ce_{name} has more than {_NAME} characters")
 
 
 def _header_time(value: str | None) -> datetime | None:

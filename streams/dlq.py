@@ -13,8 +13,9 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from streams import origin, topics
 from streams.cloudevents import Headers, rfc3339
-from streams.decode import KafkaMessage
+from streams.decode import KafkaMessage, size_of
 from streams.errors import DeadLetter
+from streams.kafka import MAX_MESSAGE_BYTES
 from streams.origin import Origin
 
 PREFIX = "weir_dlq_"
@@ -73,6 +74,33 @@ class Resolution:
 
     entry: Position
     action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is published."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def letter(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime, attempts: int = 0) -> Record:
+    """The dead letter of a message; see `headers`. It always fits into its topic.
+
+    A message may be larger than its dead letter can be: the limit of its topic is another one, and counts what is
+    compressed. Of such a one only the reason is kept, and how many bytes it has; the rest stands where it was.
+    """
+    if (size := size_of(message)) <= MAX_MESSAGE_BYTES:
+        return Record(message.key, message.value, headers(message, error, stage, now, attempts))
+    place = origin.origin_of(message)
+    told = DeadLetter(
+        error.reason,
+        f"{error.detail}; its {size} bytes are too many for this topic and were left out: they stand in "
+        f"{place.topic}[{place.partition}]@{place.offset}",
+    )
+    ours = [header for header in headers(message, told, stage, now, attempts) if header[0].startswith(PREFIX)]
+    return Record(None, None, ours)
 
 
 def headers(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime, attempts: int = 0) -> Headers:

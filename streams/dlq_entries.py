@@ -74,7 +74,9 @@ class Fold:
         """source: the topic whose dead letters these are."""
         self.strangers = 0
         self._source = source
-        self._letters: dict[tuple[int, int, int], list[tuple[Position, Letter, tuple[str, ...]]]] = defaultdict(list)
+        self._letters: dict[tuple[str, int, int, int], list[tuple[Position, Letter, tuple[str, ...]]]] = defaultdict(
+            list
+        )
         self._actions: dict[Position, Action] = {}
 
     def add(self, position: Position, headers: Iterable[tuple[str, bytes | None]], value: bytes | None) -> None:
@@ -86,7 +88,7 @@ class Fold:
             case Letter() as letter:
                 place = letter.origin
                 found = (position, letter, _event_ids(headers, value))
-                self._letters[place.partition, place.offset, place.replays].append(found)
+                self._letters[letter.stage, place.partition, place.offset, place.replays].append(found)
             case None:
                 self.strangers += 1
 

@@ -9,14 +9,17 @@ from enum import Enum, StrEnum, auto
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
 )
 
 from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable, PromptRejected
-from sinks.errors import RowNotKept, RowRejected, SchemaMismatch, StoreUnavailable
+from sinks.errors import RowNotKept, RowRejected, SchemaMismatch, StoreMisconfigured, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +76,13 @@ _STOP = (
     WorkerMisconfigured,
     EngineMisconfigured,
     SchemaMismatch,
+    StoreMisconfigured,
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    InvalidTopicError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
 )

@@ -37,7 +37,8 @@ class Reuse:
     async def judge(self, key: bytes | None, row_id: int, ask: Callable[[], Awaitable[Judgement]]) -> Reused:
         """The judgement of what `key` stands for; None for a text that must not share one.
 
-        row_id: of the verdict that is to be. ask: asks the model. Raises what `ask` raised, to all who waited for it.
+        row_id: of the verdict that is to be. ask: asks the model. Raises what `ask` raised; those who waited for it ask
+        for themselves then, one after the other.
         """
         if key is None or not self._window:
             return Reused(await ask(), None)
@@ -49,7 +50,7 @@ class Reuse:
                 return Reused(await self._ask(key, row_id, ask), None)
             first, future = running
             await asyncio.wait([future])
-            if not future.cancelled():  # otherwise nobody will answer, and one of those who waited asks
+            if not future.cancelled():
                 return _reused(future.result(), first, row_id)
 
     def _forget_old(self) -> None:
@@ -61,10 +62,6 @@ class Reuse:
         self._asked[key] = row_id, future
         try:
             judgement = await ask()
-        except Exception as error:
-            future.set_exception(error)
-            future.exception()  # there may be nobody else to hear of it
-            raise
         except BaseException:
             future.cancel()
             raise

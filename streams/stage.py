@@ -14,7 +14,7 @@ from sinks.judged import Judged, StoredVerdict
 from sinks.rows import PromptRow
 from sinks.writer import Writer
 from streams import cloudevents, dlq, records
-from streams.decode import Event, KafkaMessage, decode
+from streams.decode import Event, KafkaMessage, decode, size_of
 from streams.errors import DeadLetter, Fate, WorkerMisconfigured, dead_letter_of, fate_of
 from streams.history import Earlier, ThreadHistory
 from streams.limit import DeadLetterLimit
@@ -104,7 +104,7 @@ class StageAgent:
     async def run(self, stream: Any) -> None:
         """The body of the Faust agent."""
         async for delivery in stream.noack().events():
-            await self.window.enter(len(delivery.message.value or b""))
+            await self.window.enter(size_of(delivery.message))
             self._metrics.received.labels(*self._labels).inc()
             task = asyncio.create_task(self._work(delivery, self._job(delivery.message)))
             self._tasks.add(task)
@@ -119,8 +119,8 @@ class StageAgent:
         """What is to be done with a message. Called in the order of the topic, so that history and turns are right."""
         try:
             event = decode(message)
-        except DeadLetter as error:
-            return self._dead_letter(message, error)
+        except Exception as error:  # noqa: BLE001  no message may end the agent
+            return self._dead_letter(message, dead_letter_of(error))
         return self._process(message, event, self._history.enter(event), self._turns.take(message.key))
 
     async def _work(self, delivery: Any, job: Coroutine[Any, Any, None]) -> None:
@@ -132,24 +132,22 @@ class StageAgent:
         except Exception as error:  # noqa: BLE001  whatever it is, the row stays unacknowledged
             self._stop_worker(error)
         finally:
-            await self.window.leave(len(delivery.message.value or b""))
+            await self.window.leave(size_of(delivery.message))
 
     async def _process(self, message: KafkaMessage, event: Event, earlier: Sequence[Earlier], turn: Turn) -> None:
-        try:
-            if await self._repeats.first(event.identity):
-                try:
-                    await self._finish(event, earlier, turn)
-                    self._repeats.finish(event.identity)
-                finally:
-                    self._repeats.give_up(event.identity)
+        if await self._repeats.first(event.identity):
+            try:
+                await self._finish(event, earlier, turn)
+            except Exception as error:
+                if fate_of(error) is not Fate.DEAD_LETTER:
+                    raise
+                await self._dead_letter(message, dead_letter_of(error))
+                self._repeats.give_up(event.identity)
             else:
-                self._metrics.repeated.labels(*self._labels).inc()
-        except Exception as error:
-            if fate_of(error) is not Fate.DEAD_LETTER:
-                raise
-            await self._dead_letter(message, dead_letter_of(error))
+                self._repeats.finish(event.identity)
+                self._dead_letters.passed()
         else:
-            self._dead_letters.passed()
+            self._metrics.repeated.labels(*self._labels).inc()
         turn.end()
 
     async def _finish(self, event: Event, earlier: Sequence[Earlier], turn: Turn) -> None:
@@ -215,8 +213,8 @@ class StageAgent:
                 "too large a share of the last rows would be dead letters (WEIR_DEAD_LETTER_SHARE); the last reason: "
                 f"{error}. Is it the right pipeline file, model and topic? Nothing was lost: rows in flight come again"
             )
-        headers = dlq.headers(message, error, self.name, datetime.now(UTC), error.attempts)
-        await self._publisher.send(dead_letters(message.topic), message.key, message.value, headers)
+        letter = dlq.letter(message, error, self.name, datetime.now(UTC), error.attempts)
+        await self._publisher.send(dead_letters(message.topic), letter.key, letter.value, letter.headers)
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
 

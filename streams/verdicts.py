@@ -70,7 +70,7 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
     row = stored.row
     return Verdict.model_construct(
         row_id=uuid_text(row.row_id),
-        parents=[uuid_text(parent) for parent, kind in stored.parents if kind in ("input", "context")],
+        parents=[uuid_text(row) for row in (event.row_id, *(p for p, kind in stored.parents if kind == "context"))],
         source=_source(event),
         pipeline=row.pipeline,
         pipeline_version=row.pipeline_version,

@@ -56,10 +56,12 @@ class Repeats:
     async def first(self, identity: Hashable) -> bool:
         """True if this event is new; the caller must then call `finish` or `give_up`. False when it is finished.
 
-        Waits while the same event is in flight; if that attempt is given up, one of those who wait is the next first.
+        While the same event is in flight, waits for what becomes of it, and then returns False whatever that is: two
+        messages of one event have one outcome. If its worker stops instead, so do those who wait.
         """
-        while (running := self._in_flight.get(identity)) is not None:
+        if (running := self._in_flight.get(identity)) is not None:
             await asyncio.wait([running])
+            return False
         if identity in self._finished:
             return False
         self._in_flight[identity] = asyncio.get_running_loop().create_future()
@@ -73,10 +75,8 @@ class Repeats:
         self.give_up(identity)
 
     def give_up(self, identity: Hashable) -> None:
-        """Nobody works on the event any more. Unless it was finished, another message of it is tried anew."""
-        running = self._in_flight.pop(identity, None)
-        if running is not None:
-            running.set_result(None)
+        """The event is a dead letter. Messages of it that come later, such as a replay, are tried anew."""
+        self._in_flight.pop(identity).set_result(None)
 
 
 class Turns:

@@ -17,7 +17,7 @@ from sinks import clickhouse, migrate
 from sinks.judged import Judged
 from sinks.writer import Writer
 from streams.consumer import App
-from streams.errors import is_transient
+from streams.errors import Fate, fate_of, is_transient
 from streams.health import Health
 from streams.kafka import REQUEST_TIMEOUT_MS, faust_credentials
 from streams.limit import DeadLetterLimit
@@ -43,6 +43,7 @@ _FETCH_BYTES = 256 * 1024
 _REVOKE_SECONDS = 5.0
 _HURRY_SECONDS = 5.0
 _REJOIN_SECONDS = 1.0
+_LONGEST_REJOIN_SECONDS = 60.0
 
 
 class Worker:
@@ -119,6 +120,7 @@ class Worker:
 
     async def _consume(self) -> None:
         """Read until told to stop, with a new consumer whenever one ends. Rows in flight go on meanwhile."""
+        pause = _REJOIN_SECONDS
         while not self._stopping.is_set():
             app = self._faust_app()
             try:
@@ -130,6 +132,8 @@ class Worker:
                         await self._drain(app)
                         return
                 reason: BaseException | None = app.crash_reason
+                if reason is not None and fate_of(reason) is Fate.STOP:
+                    raise reason
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -138,14 +142,15 @@ class Worker:
             log.error("%s; it is started anew", self._health.stopped)
             self._metrics.consumer_restarts.inc()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _REJOIN_SECONDS)
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            pause = min(2 * pause, _LONGEST_REJOIN_SECONDS)  # each time costs the whole group a rebalance
 
     async def _drain(self, app: App) -> None:
         """Take nothing new, and give rows in flight some time to finish."""
         app.consumer.stop_flow()
         app.flow_control.suspend()
-        if self._fatal is None:
-            await self._finish_rows(self._settings.drain_seconds)
+        seconds = self._settings.drain_seconds
+        await self._finish_rows(seconds if self._fatal is None else min(seconds, _REVOKE_SECONDS))
         for agent in self._agents:
             agent.cancel()
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from inference.errors import EngineMisconfigured, EngineUnavailable
 from sinks import clickhouse, lineage, migrate
-from sinks.errors import SchemaMismatch, StoreUnavailable
+from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
@@ -29,6 +29,7 @@ _KNOWN_ERRORS = (
     EngineMisconfigured,
     EngineUnavailable,
     SchemaMismatch,
+    StoreMisconfigured,
     StoreUnavailable,
     KafkaError,
 )
@@ -201,11 +202,12 @@ def lineage_command(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a tree.")] = False,
 ) -> None:
     """Show what a row was made from."""
-    client = clickhouse.connect(load_settings("clickhouse").store)
+    store = load_settings("clickhouse").store
+    client = clickhouse.connect(store)
     try:
         node = lineage.ancestors(client, row_id)
     except clickhouse.UNAVAILABLE as error:
-        raise StoreUnavailable(clickhouse.brief(error)) from error
+        raise clickhouse.store_error(error, store.url) from error
     finally:
         client.close()
     if node is None:

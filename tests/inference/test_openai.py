@@ -251,10 +251,12 @@ class TestScore:
             ({"error": {"message": "why"}}, "why"),
             ({"error": "why"}, "why"),
             ({"detail": "why"}, "why"),
-            (["why"], '["why"]'),
-            (b"why", "why"),
-            (b"\xff why", "\ufffd why"),
-            (b"", ""),
+            ({"error": {"message": "why\n\x1b[31m"}}, "why [31m"),
+            ({"detail": [{"msg": "too long", "input": "hello"}, {"msg": "why"}]}, "too long; why"),
+            ({"error": {"type": "x", "input": "hello"}}, "without a reason that can be shown"),
+            (["hello"], "without a reason that can be shown"),
+            (b"hello", "without a reason that can be shown"),
+            (b"", "without a reason that can be shown"),
             ({"error": {"message": "x" * 5000}}, "x" * 300),
         ],
     )
@@ -267,6 +269,7 @@ class TestScore:
         with pytest.raises(PromptRejected) as caught:
             await engine.score("hello", tokens(scripted))
         assert str(caught.value).endswith(f"answered 400: {told}")
+        assert "hello" not in str(caught.value)
 
     async def test_asks_for_one_token_without_chance(self, scripted: ScriptedEngine, connect: Connect) -> None:
         await (await connect(scripted)).score("hello", tokens(scripted))

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -81,6 +83,37 @@ def tables(client: Client, settings: StoreSettings) -> Client:
     for (name,) in names:
         client.command(f"TRUNCATE TABLE {name}")
     return client
+
+
+class _NoEntry(BaseHTTPRequestHandler):
+    """Answers as ClickHouse does to a wrong password."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = (
+            b"Code: 516. DB::Exception: weir: Authentication failed: password is incorrect, or there is no user with "
+            b"such name.\n\nIf you use ClickHouse Cloud, ... (AUTHENTICATION_FAILED) (version 25.8.1.1)\n"
+        )
+        self.send_response(403)
+        self.send_header("X-ClickHouse-Exception-Code", "516")
+        self.send_header("Content-Type", "text/plain; charset=UTF-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def locked() -> Iterator[StoreSettings]:
+    """Settings for a server that refuses their password."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _NoEntry) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield StoreSettings(f"http://127.0.0.1:{server.server_port}", user="weir", password="hunter2")
+        server.shutdown()
+        thread.join()
 
 
 _ROWS: dict[type[AnyRow], dict[str, Any]] = {

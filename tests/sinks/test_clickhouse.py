@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from deploy.embedded.process import free_port
-from sinks.clickhouse import StoreSettings, brief, connect, ping
-from sinks.errors import StoreUnavailable
+from sinks.clickhouse import StoreSettings, brief, connect, ping, store_error
+from sinks.errors import StoreMisconfigured, StoreUnavailable
 
 
 def test_a_client_uses_the_database_of_the_settings_or_another(settings: StoreSettings) -> None:
@@ -50,6 +51,31 @@ def test_the_password_is_in_no_message() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         connect(settings)
     assert "hunter2" not in f"{caught.value} {ping(settings)}"
+
+
+def test_a_wrong_password_is_not_an_outage(locked: StoreSettings) -> None:
+    with pytest.raises(StoreMisconfigured, match="Authentication failed") as caught:
+        connect(locked)
+    for text in (str(caught.value), ping(locked) or ""):
+        assert all(name in text for name in (locked.url, "WEIR_CLICKHOUSE_USER", "WEIR_CLICKHOUSE_PASSWORD"))
+        assert locked.password not in text
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        *((DatabaseError("x", code=code), StoreMisconfigured) for code in (192, 193, 194, 497, 516)),
+        (DatabaseError("x", code=60), StoreUnavailable),
+        (DatabaseError("x"), StoreUnavailable),
+        (OperationalError("x"), StoreUnavailable),
+        (ConnectionResetError(), StoreUnavailable),
+    ],
+)
+def test_only_a_person_can_mend_some_errors(error: Exception, expected: type[Exception]) -> None:
+    found = store_error(error, "http://there:8123")
+    assert type(found) is expected
+    assert "http://there:8123" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from clickhouse_connect.driver.client import Client
 from deploy.embedded.process import free_port
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
+from sinks.errors import StoreMisconfigured
 from sinks.judged import Judged
 from sinks.migrate import migrate
 from sinks.rows import TABLES, AnyRow, LineageEdgeRow, PromptRow, VerdictRow
@@ -147,6 +148,35 @@ async def test_callers_wait_for_a_store_that_is_away(
         store.stop()
     assert all(settings.url in record.getMessage() for record in caplog.records)
     assert not any(record.exc_info for record in caplog.records)
+
+
+async def test_a_store_that_lets_nobody_in_is_told_at_once(locked: StoreSettings) -> None:
+    judged = Judged(locked)
+    judged.start()
+    with pytest.raises(StoreMisconfigured, match=locked.url):
+        await judged.find("p", "s", 1)
+    await judged.close()
+
+
+async def test_the_store_is_asked_not_to_miss_rows(new_database: Callable[[], StoreSettings], make: Make) -> None:
+    own = new_database()
+    migrate(own)
+    client = connect(own)
+    put(client, *(make(kind) for kind in TABLES))
+    for table in ("prompts_raw", "lineage_edges_raw"):
+        client.command(f"RENAME TABLE {table} TO {table}_aside")
+        client.command(
+            f"CREATE VIEW {table} AS SELECT * FROM {table}_aside WHERE getSetting('select_sequential_consistency') = 1"
+        )
+    assert client.command("SELECT count() FROM prompts_raw") == 0
+    client.close()
+    judged = Judged(own)
+    judged.start()
+    found = await judged.find(*key(make(VerdictRow)))
+    await judged.close()
+    assert found is not None
+    assert found.labels
+    assert found.parents
 
 
 async def test_closing_leaves_what_waits_unanswered() -> None:

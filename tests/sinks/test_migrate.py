@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 
 from deploy.embedded.process import free_port
 from sinks.clickhouse import StoreSettings, connect
-from sinks.errors import SchemaMismatch, StoreUnavailable
+from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from sinks.migrate import check, migrate, migrations
 from sinks.rows import TABLES, VerdictRow
 
@@ -175,6 +175,12 @@ def test_a_store_that_does_not_answer(call: Callable[[StoreSettings], object]) -
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(StoreUnavailable, match=url):
         call(StoreSettings(url))
+
+
+@pytest.mark.parametrize("call", [check, migrate])
+def test_a_store_that_lets_nobody_in(call: Callable[[StoreSettings], object], locked: StoreSettings) -> None:
+    with pytest.raises(StoreMisconfigured, match=locked.url):
+        call(locked)
 
 
 @pytest.mark.parametrize("table", SORTED_BY)

@@ -16,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 from deploy.embedded.process import free_port
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
-from sinks.errors import RowNotKept, RowRejected
+from sinks.errors import RowNotKept, RowRejected, StoreMisconfigured
 from sinks.migrate import migrate
 from sinks.rows import TABLES, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
 from sinks.writer import Writer
@@ -352,9 +352,38 @@ async def test_rows_older_than_their_tables_ttl_are_told_to_their_callers(
     assert set(found.values()) == {None}
     assert {type(error) for error in lost.values()} == {RowNotKept}
     assert [TABLES[kind] in str(error) and "TTL" in str(error) for (kind, _), error in lost.items()] == [True, True]
-    assert flushed == [10]
+    assert flushed == [9]  # without the two, and the edge that would have followed the source row
     for table in ("source_rows_raw", "verdicts_raw"):
         assert stored(client, table, "row_id")[:2] == [0, 1]
+
+
+async def test_no_verdict_outlives_its_source_row(altered: Altered, running: Running, make: Make) -> None:
+    own, client = altered("ALTER TABLE source_rows_raw MODIFY TTL toDateTime(event_time) + INTERVAL 30 DAY")
+    now = datetime.now(UTC)
+    submissions = [
+        [make(kind, row_id=number, event_time=now - timedelta(days=days)) for kind in (VerdictRow, SourceRow)]
+        + [make(InferenceCallRow, row_id=number), make(LineageEdgeRow, child=number)]
+        for number, days in enumerate([40, 20, 0])
+    ]
+    flushed: list[int] = []
+    async with running(settings=own, linger=0.1, on_flush=lambda count, _: flushed.append(count)) as writer:
+        answers = await asyncio.gather(*map(writer.write, submissions), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RowNotKept, type(None), type(None)]
+    assert "source_rows_raw" in str(answers[0])
+    assert flushed == [8]
+    assert stored(client, "verdicts", "row_id") == [1, 2]
+    assert stored(client, "inference_calls", "row_id") == [1, 2]
+    assert stored(client, "lineage_edges", "child") == [1, 2]
+    assert client.command("SELECT sum(verdicts) FROM verdict_rollups") == 2
+
+
+async def test_a_source_row_may_outlive_its_verdict(altered: Altered, running: Running, make: Make) -> None:
+    own, client = altered("ALTER TABLE verdicts_raw MODIFY TTL toDateTime(event_time) + INTERVAL 30 DAY")
+    old = datetime.now(UTC) - timedelta(days=40)
+    async with running(settings=own) as writer:
+        with pytest.raises(RowNotKept, match="verdicts_raw"):
+            await writer.write([make(SourceRow, event_time=old), make(VerdictRow, event_time=old)])
+    assert stored(client) == ["e-1"]
 
 
 @pytest.mark.parametrize(
@@ -447,6 +476,12 @@ async def test_an_error_that_is_not_about_the_row_is_an_outage(
         async with asyncio.timeout(30):
             await waiting
     assert stored(client) == ["e-1"]
+
+
+async def test_a_store_that_lets_nobody_in_is_told_at_once(locked: StoreSettings, running: Running, make: Make) -> None:
+    async with running(settings=locked) as writer:
+        with pytest.raises(StoreMisconfigured, match=locked.url):
+            await writer.write([make(SourceRow)])
 
 
 async def test_what_nobody_foresaw_reaches_the_caller_and_the_writer_goes_on(

@@ -132,6 +132,7 @@ def test_everything_that_a_message_may_carry(message: GetMessage) -> None:
     headers = [("ce_source", b"/forum"), ("traceparent", b"00-1-2-01")]
     assert decode(message(body, headers=headers, key=b"t-1"), now=NOW) == Event(
         row_id=event_row_id(1_772_600_767_089, "/forum", "e-1"),
+        identity=event_row_id(1_772_600_767_089, "/forum", "e-1"),
         text="hello",
         source="/forum",
         event_id="e-1",
@@ -282,7 +283,23 @@ def test_the_same_event_has_the_same_id_wherever_it_stands(message: GetMessage) 
     first = decode(message(body, headers=source), now=NOW)
     again = decode(message(body | {"text": "edited"}, headers=source, topic="other", partition=0, offset=7), now=NOW)
     assert first.row_id == again.row_id
-    assert first.identity == again.identity == ("/forum", "e-1")
+    assert first.identity == again.identity == first.row_id
+
+
+def test_an_event_with_kafkas_time_is_known_by_its_name(message: GetMessage) -> None:
+    first, again = (
+        decode(message({"text": "hello", "id": "e-1"}, timestamp=NOW.timestamp() + late), now=NOW) for late in (0, 1)
+    )
+    assert first.row_id != again.row_id
+    assert first.identity == again.identity == ("messages", "e-1")
+
+
+@pytest.mark.parametrize("name", ["ce_id", "ce_source"])
+def test_headers_that_would_make_every_verdict_long_are_refused(message: GetMessage, name: str) -> None:
+    long = [(name, b"\x01" * 700_000)]
+    assert refused(message({"text": "hello"}, headers=long)).reason == Reason.WRONG_FIELD
+    assert decode(message({"text": "hello"}, headers=[(name, b"x" * 256)]), now=NOW)
+    assert decode(message({"text": "hello"}, headers=[("traceparent", b"x" * 999)]), now=NOW).traceparent == ""
 
 
 def test_other_events_have_other_ids(message: GetMessage) -> None:
@@ -312,7 +329,7 @@ def test_a_replay_stands_where_the_first_one_stood(message: GetMessage) -> None:
     event = decode(again, now=NOW)
     assert event == decode(first, now=NOW)
     assert (event.partition, event.offset, event.broker_time) == (1, 7, datetime(2026, 3, 4, 4, 53, 20, tzinfo=UTC))
-    assert event.identity == ("messages", "1", "7")
+    assert event.identity == event.row_id
     assert event.row_id == offset_row_id(1_772_600_000_000, "messages", 1, 7)
 
 

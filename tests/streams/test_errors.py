@@ -11,7 +11,7 @@ from aiokafka.errors import (
 import inference.errors
 import sinks.errors
 from inference.errors import AttemptsExhausted, EngineBusy, EngineMisconfigured, EngineUnavailable, PromptRejected
-from sinks.errors import RowNotKept, RowRejected, SchemaMismatch, StoreUnavailable
+from sinks.errors import RowNotKept, RowRejected, SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams.errors import (
     DeadLetter,
     Fate,
@@ -39,6 +39,7 @@ FATES = [
     (ZeroDivisionError("x"), Fate.DEAD_LETTER),
     (EngineMisconfigured("x"), Fate.STOP),
     (SchemaMismatch("x"), Fate.STOP),
+    (StoreMisconfigured("x"), Fate.STOP),
     (WorkerMisconfigured("x"), Fate.STOP),
     (TopicAuthorizationFailedError("x"), Fate.STOP),
     (GroupAuthorizationFailedError("x"), Fate.STOP),

@@ -71,14 +71,16 @@ async def test_those_who_come_while_it_is_asked_wait_for_the_answer(settled: Set
     assert [found.row_id for found in await asyncio.gather(*rows)] == [None, 1, 1]
 
 
-async def test_an_error_reaches_all_who_waited_and_is_not_kept(settled: Settled, model: Model) -> None:
+async def test_an_error_is_nobody_elses(settled: Settled, model: Model) -> None:
     reuse, failing = Reuse(60), Model()
-    rows = [asyncio.create_task(reuse.judge(b"k", row, failing.ask)) for row in (1, 2)]
+    first = asyncio.create_task(reuse.judge(b"k", 1, failing.ask))
+    await settled()
+    others = [asyncio.create_task(reuse.judge(b"k", row, model.ask)) for row in (2, 3)]
     await settled()
     failing.answer.set_exception(PromptRejected("no"))
-    results = await asyncio.gather(*rows, return_exceptions=True)
-    assert [type(result) for result in results] == [PromptRejected] * 2
-    assert (await reuse.judge(b"k", 3, model.ask)).row_id is None
+    with pytest.raises(PromptRejected):
+        await first
+    assert [found.row_id for found in await asyncio.gather(*others)] == [None, 2]
 
 
 async def test_when_the_one_who_asks_is_cancelled_another_asks(settled: Settled, model: Model) -> None:

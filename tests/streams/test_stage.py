@@ -303,6 +303,31 @@ async def test_the_same_event_is_judged_once(run: Run, engine: Any, until: Until
     assert stage.count("weir_messages_repeated_total") == 2
 
 
+async def test_two_messages_of_one_event_have_one_outcome(run: Run, read: Read, engine: Any, until: Until) -> None:
+    stage = await run()
+    body = {"text": "hold reject", "id": "e-1"}
+    first = stage.put(body, key=b"k")
+    second = stage.put(body, key=b"k")
+    await until(lambda: stage.count("weir_messages_received_total") == 2)
+    await acked(first, second)
+    assert stage.count("weir_dead_letters_total") == 1
+    await acked(stage.put("the key is free", key=b"k"), stage.put(body))  # later, it is tried anew
+    assert stage.count("weir_dead_letters_total") == 2
+    assert len(await read(stage.dead, 2)) == 2
+
+
+async def test_a_message_that_is_too_large_for_its_dead_letter_leaves_its_reason(run: Run, read: Read) -> None:
+    stage = await run()
+    await acked(stage.put(b"{" * (4 * 1024 * 1024), key=b"k", headers=[("big", b"x" * 1000)]))
+    (found,) = await read(stage.dead, 1)
+    told = named(found.headers)
+    assert found.value is None
+    assert "big" not in told
+    assert told["weir_dlq_reason"] == "not_json"
+    assert told["weir_dlq_offset"] == "1"
+    assert "left out" in told["weir_dlq_detail"]
+
+
 async def test_verdicts_of_a_key_leave_in_order(run: Run, read: Read, engine: Any, until: Until) -> None:
     stage = await run()
     rows = [stage.put("hold first", key=b"a"), stage.put("reject", key=b"a"), stage.put("third", key=b"a")]

@@ -86,40 +86,35 @@ async def test_others_do_not_wait() -> None:
     assert await repeats.first(("a",))
 
 
-async def test_one_takes_over_what_was_given_up(settled: Settled) -> None:
+async def test_those_who_wait_share_what_becomes_of_it(settled: Settled) -> None:
     repeats = Repeats()
     assert await repeats.first("a")
     waiting = [asyncio.create_task(repeats.first("a")) for _ in range(3)]
     await settled()
+    assert not any(task.done() for task in waiting)
     repeats.give_up("a")
-    await settled()
-    assert [task.done() for task in waiting] == [True, False, False]
-    assert waiting[0].result() is True
+    assert await asyncio.gather(*waiting) == [False] * 3
+
+
+async def test_what_was_given_up_is_tried_anew_when_it_comes_again() -> None:
+    repeats = Repeats()
+    assert await repeats.first("a")
     repeats.give_up("a")
-    await settled()
-    assert waiting[1].result() is True
+    assert await repeats.first("a")
     repeats.finish("a")
-    assert await waiting[2] is False
+    assert not await repeats.first("a")
 
 
-async def test_who_gave_up_waiting_does_not_block_others(settled: Settled) -> None:
+async def test_who_gave_up_waiting_does_not_disturb_others(settled: Settled) -> None:
     repeats = Repeats()
     assert await repeats.first("a")
     gone, staying = (asyncio.create_task(repeats.first("a")) for _ in range(2))
     await settled()
     gone.cancel()
     await settled()
-    repeats.give_up("a")
-    assert await staying
-
-
-async def test_what_is_finished_may_be_given_up_as_well() -> None:
-    repeats = Repeats()
-    assert await repeats.first("a")
+    assert not staying.done()
     repeats.finish("a")
-    repeats.give_up("a")
-    repeats.give_up("never seen")
-    assert not await repeats.first("a")
+    assert not await staying
 
 
 async def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
