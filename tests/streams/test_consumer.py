@@ -26,6 +26,7 @@ Until = Callable[..., Awaitable[Any]]
 NewTopic = Callable[..., Awaitable[str]]
 Produce = Callable[..., Awaitable[Any]]
 GetMessage = Callable[..., Any]
+Reading = Callable[..., Awaitable[tuple[App, list[Any]]]]
 
 SLOW, LAST = 25, 31
 TP0 = TP("messages", 0)
@@ -235,76 +236,18 @@ async def test_what_is_not_assigned_is_not_committed(consumer: Offline, message:
     assert told[1:] == [{other: 42}]
 
 
-async def test_a_commit_that_is_refused_is_tried_again(
-    settings: Settings,
-    new_topic: NewTopic,
-    produce: Produce,
-    until: Until,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """The broker forgets the member, as after a long silence: its next commit is refused."""
-    topic = await new_topic()
-    tp = TP(topic, 0)
-    for _ in range(3):
-        await produce(topic, b"x")
-    app = App(
-        topic,
-        broker=settings.kafka_url,
-        broker_session_timeout=3,
-        broker_heartbeat_interval=1,
-        broker_commit_interval=3600,  # only the test commits
-        consumer_auto_offset_reset="earliest",
-        topic_allow_declare=False,
-        topic_disable_leader=True,
-        web_enabled=False,
-        store="memory://",
-        value_serializer="raw",
-        autodiscover=False,
-    )
-    committed: list[int] = []
-    app.on_commit = lambda offsets: committed.append(offsets[tp])
-    events: list[Any] = []
-
-    async def read(stream: Any) -> None:
-        async for event in stream.noack().events():
-            events.append(event)  # noqa: PERF401  it grows while the test looks at it
-
-    app.agent(app.topic(topic, value_serializer="raw"))(read)
-    app.finalize()
-    await app.start()
-    try:
-        await until(lambda: len(events) == 3)
-        for event in events[:2]:
-            event.ack()
-        assert await app.consumer.commit()
-        assert committed == [2]
-
-        events[2].ack()
-        await leave(settings, topic, app.consumer._thread._consumer._coordinator.member_id)
-        with caplog.at_level(logging.WARNING, "streams.consumer"):
-            assert not await app.consumer.commit()
-        assert "offsets were not committed" in caplog.text
-        assert committed == [2]
-        assert app.crash_reason is None
-
-        await until(lambda: committed == [2, 3])  # before it joins again, it gives its partition back and tries again
-        async with watching(settings, topic) as client:
-            assert await client.committed(TopicPartition(topic, 0)) == 3
-    finally:
-        await app.stop()
-
-
 @pytest.fixture
-async def reading(settings: Settings, new_topic: NewTopic) -> AsyncIterator[Callable[..., Awaitable[tuple[App, Any]]]]:
+async def reading(settings: Settings) -> AsyncIterator[Reading]:
     """`app, events = await reading(topic)`: an application that reads the topic and acknowledges nothing."""
     apps: list[App] = []
 
-    async def start(topic: str) -> tuple[App, list[Any]]:
+    async def start(topic: str, commit_seconds: float = 1) -> tuple[App, list[Any]]:
         app = App(
             topic,
             broker=settings.kafka_url,
             broker_session_timeout=3,
             broker_heartbeat_interval=1,
+            broker_commit_interval=commit_seconds,
             consumer_auto_offset_reset="earliest",
             topic_allow_declare=False,
             stream_wait_empty=False,
@@ -331,8 +274,42 @@ async def reading(settings: Settings, new_topic: NewTopic) -> AsyncIterator[Call
         await app.stop()
 
 
+async def test_a_commit_that_is_refused_is_tried_again(
+    settings: Settings,
+    reading: Reading,
+    new_topic: NewTopic,
+    produce: Produce,
+    until: Until,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The broker forgets the member, as after a long silence: its next commit is refused."""
+    topic = await new_topic()
+    for _ in range(3):
+        await produce(topic, b"x")
+    app, events = await reading(topic, commit_seconds=3600)  # only the test commits
+    committed: list[int] = []
+    app.on_commit = lambda offsets: committed.append(offsets[TP(topic, 0)])
+    await until(lambda: len(events) == 3)
+    for event in events[:2]:
+        event.ack()
+    assert await app.consumer.commit()
+    assert committed == [2]
+
+    events[2].ack()
+    await leave(settings, topic, app.consumer._thread._consumer._coordinator.member_id)
+    with caplog.at_level(logging.WARNING, "streams.consumer"):
+        assert not await app.consumer.commit()
+    assert "offsets were not committed" in caplog.text
+    assert committed == [2]
+    assert app.crash_reason is None
+
+    await until(lambda: committed == [2, 3])  # before it joins again, it gives its partition back and tries again
+    async with watching(settings, topic) as client:
+        assert await client.committed(TopicPartition(topic, 0)) == 3
+
+
 async def test_a_fetch_that_nobody_waits_for_any_more_is_undone(
-    reading: Callable[..., Awaitable[tuple[App, Any]]], new_topic: NewTopic, produce: Produce, until: Until
+    reading: Reading, new_topic: NewTopic, produce: Produce, until: Until
 ) -> None:
     """As when a rebalance ends the reader while its fetch goes on in the thread, and what it finds goes to nobody."""
     topic = await new_topic()

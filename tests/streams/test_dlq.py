@@ -29,7 +29,7 @@ GetMessage = Callable[..., ConsumerMessage]
 
 
 def dead(message: ConsumerMessage, **fields: Any) -> Any:
-    return dlq.headers(message, ERROR, "moderation/judge", fields.pop("now", NOW), **fields)
+    return dlq.headers(message, ERROR, fields.pop("stage", "moderation/judge"), fields.pop("now", NOW), **fields)
 
 
 def letter(message: ConsumerMessage, **fields: Any) -> Letter:
@@ -301,6 +301,14 @@ def test_copies_are_one_entry_and_settled_together(message: GetMessage) -> None:
     assert topic.states() == {"0:1": "dropped", "0:2": None}
     topic.die("0:5", once)  # the worker had not committed
     assert topic.states() == {"0:1": "dropped", "0:2": None}
+
+
+def test_each_stage_that_gave_a_message_up_has_an_entry(message: GetMessage) -> None:
+    topic = Topic()
+    topic.die("0:0", message(b"{"), stage="moderation/judge")
+    topic.settle("0:1", "0:0")
+    topic.die("0:2", message(b"{"), stage="triage/sort")
+    assert topic.states() == {"0:0": "dropped", "0:2": None}
 
 
 def test_a_replay_that_dies_again_is_open_again(message: GetMessage) -> None:
