@@ -42,5 +42,5 @@ async def test_aborted_messages_are_no_events_and_gaps_stall_nothing(service: Se
             await found.count(4)
             second.stop(SECONDS)
         records = await found.quiet()
-    assert list(verdicts(records)) == ["kept-1", "kept-2", "kept-3", "kept-4"]
+    assert sorted(verdicts(records)) == ["kept-1", "kept-2", "kept-3", "kept-4"]  # without a key there is no order
     assert len(records) == 4
