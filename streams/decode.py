@@ -11,12 +11,11 @@ from streams import cloudevents
 from streams.errors import DeadLetter, Reason
 from streams.identity import event_row_id, offset_row_id
 from streams.origin import Placed, origin_of
-from streams.records import TextMessage
+from streams.records import NAME_CHARACTERS, TextMessage
 
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 FUTURE = timedelta(days=1)
 
-_NAME = 256  # characters, as the fields of a text message
 _TRACEPARENT = 256  # characters; the W3C's version 00 has 55
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = TypeAdapter(AwareDatetime)
@@ -134,8 +133,8 @@ def _parse(value: bytes | None) -> TextMessage:
 def _check_lengths(context: Mapping[str, str]) -> None:
     """Headers have no schema that would do it, and what is carried into every verdict must have an end."""
     for name in ("id", "source"):
-        if len(context.get(name, "")) > _NAME:
-            raise DeadLetter(Reason.WRONG_FIELD, f"header ce_{name} has more than {_NAME} characters")
+        if len(context.get(name, "")) > NAME_CHARACTERS:
+            raise DeadLetter(Reason.WRONG_FIELD, f"header ce_{name} has more than {NAME_CHARACTERS} characters")
 
 
 def _header_time(value: str | None) -> datetime | None:

@@ -85,29 +85,30 @@ class Record:
     headers: Headers
 
 
-def letter(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime, attempts: int = 0) -> Record:
+def letter(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime) -> Record:
     """The dead letter of a message; see `headers`. It always fits into its topic.
 
     A message may be larger than its dead letter can be: the limit of its topic is another one, and counts what is
     compressed. Of such a one only the reason is kept, and how many bytes it has; the rest stands where it was.
     """
     if (size := size_of(message)) <= MAX_MESSAGE_BYTES:
-        return Record(message.key, message.value, headers(message, error, stage, now, attempts))
+        return Record(message.key, message.value, headers(message, error, stage, now))
     place = origin.origin_of(message)
     told = DeadLetter(
         error.reason,
         f"{error.detail}; its {size} bytes are too many for this topic and were left out: they stand in "
         f"{place.topic}[{place.partition}]@{place.offset}",
+        error.attempts,
     )
-    ours = [header for header in headers(message, told, stage, now, attempts) if header[0].startswith(PREFIX)]
+    ours = [header for header in headers(message, told, stage, now) if header[0].startswith(PREFIX)]
     return Record(None, None, ours)
 
 
-def headers(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime, attempts: int = 0) -> Headers:
+def headers(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime) -> Headers:
     """Headers of the dead letter of a message: its own, and why, when and where it died.
 
     The place named is where the message stood first, so that a replay of it that dies keeps its identity. stage:
-    pipeline and stage, as in `moderation/judge`. attempts: how often it was tried, if that was counted.
+    pipeline and stage, as in `moderation/judge`.
     """
     place = origin.origin_of(message)
     said = {
@@ -119,7 +120,7 @@ def headers(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime,
         "timestamp": "" if place.timestamp_ms is None else str(place.timestamp_ms),
         "pipeline": stage,
         "time": rfc3339(now),
-        "attempts": str(attempts) if attempts > 0 else "",
+        "attempts": str(error.attempts) if error.attempts > 0 else "",
         "replays": str(place.replays) if place.replays else "",
     }
     ours = [(PREFIX + name, text.encode(errors="backslashreplace")) for name, text in said.items() if text]

@@ -11,8 +11,8 @@ import orjson
 
 from streams import cloudevents, dlq
 from streams.dlq import Action, Letter, Position, Resolution
+from streams.records import NAME_CHARACTERS
 
-_ID_CHARACTERS = 256
 _FIRST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -109,7 +109,7 @@ def _age(entry: Entry) -> tuple[datetime, Position]:
 
 def _event_ids(headers: Iterable[tuple[str, bytes | None]], value: bytes | None) -> tuple[str, ...]:
     found = (_body_id(value), cloudevents.attributes(headers).get("id"))
-    return tuple(dict.fromkeys(intern(name[:_ID_CHARACTERS]) for name in found if name))
+    return tuple(dict.fromkeys(intern(name[:NAME_CHARACTERS]) for name in found if name))
 
 
 def _body_id(value: bytes | None) -> str | None:

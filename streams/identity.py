@@ -12,6 +12,15 @@ _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 
 
+def digest_of(*parts: str | int) -> bytes:
+    """16 bytes (BLAKE2b) that stand for these parts in this order; where one part ends and the next begins counts."""
+    digest = blake2b(digest_size=16)
+    for part in parts:
+        data = f"{type(part).__name__}:{part}".encode()
+        digest.update(len(data).to_bytes(4, "big") + data)
+    return digest.digest()
+
+
 def row_id(time_ms: int, *what: str | int) -> int:
     """The id of the row that `what` names.
 
@@ -20,11 +29,7 @@ def row_id(time_ms: int, *what: str | int) -> int:
     """
     if not 0 <= time_ms < 1 << 48:
         raise ValueError(f"time_ms must be from 0 to 2**48 - 1, not {time_ms}")
-    digest = blake2b(digest_size=16)
-    for part in what:
-        data = f"{type(part).__name__}:{part}".encode()
-        digest.update(len(data).to_bytes(4, "big") + data)
-    bits = int.from_bytes(digest.digest(), "big") & ((1 << _HASH_BITS) - 1)
+    bits = int.from_bytes(digest_of(*what), "big") & ((1 << _HASH_BITS) - 1)
     high, low = bits >> 62, bits & ((1 << 62) - 1)
     return time_ms << 80 | _VERSION_7 | high << 64 | _VARIANT | low
 

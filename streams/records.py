@@ -11,7 +11,9 @@ from streams.cloudevents import rfc3339
 VERDICT_TYPE = "weir.verdict.v1"
 MESSAGE_TYPE = "weir.message.v1"
 
-Name = Annotated[str, Field(max_length=256)]
+NAME_CHARACTERS = 256
+
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=0)]
 

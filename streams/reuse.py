@@ -5,9 +5,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 from inference.judgement import Judgement
+from streams.identity import digest_of
 
 _ENTRIES = 10_000
 
@@ -82,8 +82,4 @@ def _reused(judgement: Judgement, first: int, row_id: int) -> Reused:
 
 def key_of(tenant: str, text: str, context: Sequence[str]) -> bytes:
     """16 bytes that stand for what a stage's model reads of an event. One tenant's judgements are not another's."""
-    digest = blake2b(digest_size=16)
-    for part in (tenant, text, *context):
-        data = part.encode()
-        digest.update(len(data).to_bytes(4, "big") + data)
-    return digest.digest()
+    return digest_of(tenant, text, *context)

@@ -104,9 +104,10 @@ class StageAgent:
     async def run(self, stream: Any) -> None:
         """The body of the Faust agent."""
         async for delivery in stream.noack().events():
-            await self.window.enter(size_of(delivery.message))
+            size = size_of(delivery.message)
+            await self.window.enter(size)
             self._metrics.received.labels(*self._labels).inc()
-            task = asyncio.create_task(self._work(delivery, self._job(delivery.message)))
+            task = asyncio.create_task(self._work(delivery, size, self._job(delivery.message)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -123,7 +124,7 @@ class StageAgent:
             return self._dead_letter(message, dead_letter_of(error))
         return self._process(message, event, self._history.enter(event), self._turns.take(message.key))
 
-    async def _work(self, delivery: Any, job: Coroutine[Any, Any, None]) -> None:
+    async def _work(self, delivery: Any, size: int, job: Coroutine[Any, Any, None]) -> None:
         started = time.perf_counter()
         try:
             await job
@@ -132,7 +133,7 @@ class StageAgent:
         except Exception as error:  # noqa: BLE001  whatever it is, the row stays unacknowledged
             self._stop_worker(error)
         finally:
-            await self.window.leave(size_of(delivery.message))
+            await self.window.leave(size)
 
     async def _process(self, message: KafkaMessage, event: Event, earlier: Sequence[Earlier], turn: Turn) -> None:
         if await self._repeats.first(event.identity):
@@ -213,7 +214,7 @@ class StageAgent:
                 "too large a share of the last rows would be dead letters (WEIR_DEAD_LETTER_SHARE); the last reason: "
                 f"{error}. Is it the right pipeline file, model and topic? Nothing was lost: rows in flight come again"
             )
-        letter = dlq.letter(message, error, self.name, datetime.now(UTC), error.attempts)
+        letter = dlq.letter(message, error, self.name, datetime.now(UTC))
         await self._publisher.send(dead_letters(message.topic), letter.key, letter.value, letter.headers)
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)

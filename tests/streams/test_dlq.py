@@ -29,7 +29,8 @@ GetMessage = Callable[..., ConsumerMessage]
 
 
 def dead(message: ConsumerMessage, **fields: Any) -> Any:
-    return dlq.headers(message, ERROR, fields.pop("stage", "moderation/judge"), fields.pop("now", NOW), **fields)
+    error = DeadLetter(ERROR.reason, ERROR.detail, fields.pop("attempts", 0))
+    return dlq.headers(message, error, fields.pop("stage", "moderation/judge"), fields.pop("now", NOW), **fields)
 
 
 def letter(message: ConsumerMessage, **fields: Any) -> Letter:
