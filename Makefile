@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit chaos bench-memory docs lock clean
+.PHONY: help setup demo test lint unit chaos bench bench-memory bench-injection docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -39,8 +39,14 @@ chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|
 	$(PYTHON) tests/chaos/run.py --runs $(or $(RUNS),20) --seed $(or $(SEED),1) --broker $(or $(BROKER),both) \
 		--jobs $(or $(JOBS),3) $(ARGS)
 
+bench: $(READY) ## the service beside other ways to do the same; writes bench/results.json and docs/performance.md
+	$(PYTHON) -m bench.run $(ARGS)
+
 bench-memory: $(READY) ## a worker's memory under a backlog of a million events
 	$(PYTHON) bench/memory.py $(ARGS)
+
+bench-injection: $(READY) ## how many prompt injections change a verdict
+	$(PYTHON) -m bench.injection $(ARGS)
 
 docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 	$(BIN)/weir schema pipeline > deploy/pipelines/pipeline.schema.json
@@ -50,9 +56,10 @@ docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra embedded --extra dev --output-file requirements.lock pyproject.toml
+		--extra embedded --extra eval --extra dev --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was made here
-	rm -rf $(VENV) .kafka *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .kafka *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include deploy/kafka/kafka.mk
+include deploy/vllm/vllm.mk

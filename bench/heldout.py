@@ -81,7 +81,7 @@ async def main() -> None:
     plain = stage.judge.model_copy(update={"calibration": CalibrationSettings(content_free=[])})
     table = Table("judged", "same label", "AUC", "caught", "false alarms", "agreement", title=f"{len(rows)} rows")
     with tempfile.TemporaryDirectory() as folder, LlamaEngine(Path(folder)) as server:
-        engine = OpenAiEngine(EngineSettings(server.url, requests_in_flight=1))
+        engine = OpenAiEngine(EngineSettings(server.url, prompts_in_flight=1))
         await engine.connect()
         for name, settings in (("as the model says", plain), ("calibrated", stage.judge)):
             found = await judge(settings, engine, stage, rows)

@@ -98,7 +98,7 @@ def serving(broker: str, folder: Path) -> Iterator[Settings]:
             kafka_url=kafka.url,
             kafka_session_seconds=10,
             engine_url=engine.url,
-            engine_requests_in_flight=2,
+            engine_prompts_in_flight=2,
             clickhouse_url=store.url,
             web_port=free_port(),
             drain_seconds=0,

@@ -1,8 +1,11 @@
 """The small interface between operators and whatever runs the model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+ConfidenceSource = Literal["logprobs", "votes", "prior"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,35 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads.
+
+    shared: its beginning, as far as many prompts have it in common; the engine's prefix cache pays for it once. own:
+    the rest.
+    """
+
+    shared: str
+    own: str
+
+    @property
+    def text(self) -> str:
+        """All of it, as sent."""
+        return self.shared + self.own
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom the engine is asked.
+
+    tenant: prompts of different tenants get equal shares of the engine while there is more work than it can do.
+    urgent_at: seconds of `time.monotonic` from which on the prompt goes before those that are not urgent yet.
+    """
+
+    tenant: str = ""
+    urgent_at: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class LabelToken:
     """One answer that a prompt may have: its text, and its id where the engine has a tokenizer to ask."""
 
@@ -33,13 +65,58 @@ class LabelToken:
 class Score:
     """What the engine thinks of one prompt.
 
-    logprobs: natural logarithms of the labels' probabilities, in the order asked, normalised over the labels.
-    seconds: from the request that carried the prompt to its answer.
+    logprobs: natural logarithms of the labels' probabilities, in the order asked, normalised over the labels. seconds:
+    from the request that carried the prompt to its answer. engine_seconds: the prompt's share of the time in which the
+    engine was at work for us (`inference.metering`). source: where the probabilities are from: the model's own, or
+    counted answers of a server that does not tell them.
     """
 
     logprobs: tuple[float, ...]
     usage: Usage
     seconds: float
+    engine_seconds: float = 0.0
+    source: ConfidenceSource = "logprobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that the model wrote. logprob: natural logarithm of its probability."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote.
+
+    tokens: what `text` is made of; empty where the server does not tell probabilities. finished: False if it was cut at
+    the limit of tokens. seconds, engine_seconds: as in `Score`.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    finished: bool
+    usage: Usage
+    seconds: float
+    engine_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How the model is to write.
+
+    max_tokens: where it is cut. schema: JSON schema, as JSON, that the text must follow; empty for free text. stop:
+    texts at which it ends, not part of it. temperature: 0 for the most probable text.
+    """
+
+    max_tokens: int
+    schema: str = ""
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+
+
+ANYONE = Caller()
 
 
 class Engine(Protocol):
@@ -70,12 +147,16 @@ class Engine(Protocol):
         """
         ...
 
-    async def score(self, prompt: str, labels: Sequence[LabelToken]) -> Score:
+    async def score(self, prompt: Prompt, labels: Sequence[LabelToken], caller: Caller = ANYONE) -> Score:
         """The probabilities of `labels` as the next token after `prompt`.
 
         Waits and tries again while the engine is unavailable. Raises PromptRejected, AttemptsExhausted or
         EngineMisconfigured.
         """
+        ...
+
+    async def generate(self, prompt: Prompt, writing: Writing, caller: Caller = ANYONE) -> Completion:
+        """What the model writes after `prompt`. Waits and raises like `score`."""
         ...
 
     async def ready(self) -> str | None:

@@ -1,38 +1,65 @@
 """What an operator is given and what it gives back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import Any
 
-from inference.engine import Usage
+from inference.engine import ANYONE, Caller, ConfidenceSource, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Text to be judged. context: texts that came before it in its conversation, oldest first; not judged."""
+    """Text to be judged.
+
+    context: texts from around it in its conversation, oldest first; not judged. context_tokens: how many tokens of them
+    the model may read. document: what the text is checked against, for operators that do that. caller: for whom.
+    """
 
     text: str
     context: Sequence[str] = ()
+    context_tokens: int = 1_000_000
+    document: str = ""
+    caller: Caller = ANYONE
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One prompt that was sent to the engine. seconds: from request to answer. cost: US dollars."""
+    """One prompt that was sent to the engine.
+
+    seconds: from request to answer. engine_seconds: its share of the engine's time. cost_usd: US dollars.
+    """
 
     usage: Usage
     seconds: float
     cost_usd: float
+    engine_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes an operator's answers comparable: the same identity gives the same answer to the same text.
+
+    prompt_text: the prompt as sent, with {context} and {text} where a row's words go. labels: in the order of scores.
+    """
+
+    model: str
+    prompt_hash: str
+    prompt_text: str
+    labels: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """An operator's answer for one passage.
 
-    decision: what to do, one of the operator's decisions. label: the most probable label. scores: calibrated
-    probability of each label, in the order of the pipeline file; where the text was judged in parts, see the operator.
-    confidence: calibrated probability that `decision` rests on. calls: one for each part of the text that differs from
-    the others. parts: how many parts the text was judged in. context_read: whether the model read the context.
+    decision: what to do, one of the operator's decisions. label: the most probable label; empty if the operator has
+    none. scores: calibrated probability of each label, in the order of the pipeline file; where the text was judged in
+    parts, see the operator. confidence: probability that `decision` rests on. confidence_source: what that was
+    estimated from. output: what the operator found or wrote, for JSON; empty where the label says it all. calls: one
+    for each prompt; parts of the text that are the same share one. parts: how many parts the text was judged in.
+    context_read: which texts of the passage's context the model read, by their index.
     """
 
     decision: str
@@ -43,7 +70,9 @@ class Judgement:
     prompt_hash: str
     calls: Sequence[Call]
     parts: int
-    context_read: bool
+    context_read: Sequence[int] = ()
+    confidence_source: ConfidenceSource = "logprobs"
+    output: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def usage(self) -> Usage:
@@ -54,3 +83,8 @@ class Judgement:
     def cost_usd(self) -> float:
         """US dollars of all calls together."""
         return sum(call.cost_usd for call in self.calls)
+
+    @property
+    def engine_seconds(self) -> float:
+        """The engine's time that all calls together took."""
+        return sum(call.engine_seconds for call in self.calls)

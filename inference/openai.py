@@ -1,34 +1,38 @@
 """An engine behind the OpenAI completions API: vLLM in production, llama.cpp's server in the demo."""
 
+import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import aiohttp
-import orjson
-
-from inference import retry_after
 from inference.batcher import Batcher
 from inference.breaker import Breaker, State
-from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, detect
-from inference.engine import LabelToken, Score
+from inference.concurrency import Concurrency
+from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, detect, load_of
+from inference.engine import ANYONE, Caller, Completion, LabelToken, Prompt, Score, Writing
 from inference.errors import AttemptsExhausted, EngineBusy, EngineMisconfigured, EngineUnavailable, PromptRejected
+from inference.http import Http
+from inference.metering import Meter
 from inference.retrying import Budget, Retries
-from inference.text import one_line
 
 log = logging.getLogger(__name__)
 
-_BUSY_STATUS = frozenset({429, 503})
-_TRANSIENT_STATUS = frozenset({408, 409, 425})
+Labels = tuple[LabelToken, ...]
+Outcome = Score | Completion | PromptRejected | AttemptsExhausted
+
 _DEFAULT_CONTEXT_TOKENS = 2048
 _ATTEMPTS_TOGETHER = 2  # then a request of several prompts is split, to find the one that is to blame
-_ERROR_TEXT_CHARACTERS = 300
+_START_PROMPTS = 16  # in flight, before the engine has said or shown what it can take
+_START_PROMPTS_ALONE = 4  # where a request carries one
+_LOAD_SECONDS = 0.25
+_LOAD_TIMEOUT_SECONDS = 2.0
+_FIXED_WEIGHT = 64  # characters that a prompt's question and the model's answer come to, beside its own text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,9 @@ class EngineSettings:
     """Where the engine is and how hard to use it.
 
     url: root of the server, with or without /v1. model: which of its models; empty for the first that it names.
-    dialect: a name of `inference.dialects`, or empty to find out. requests_in_flight: requests at once.
-    prompts_per_request: 0 for what the dialect can account for. timeout: seconds a request may take.
+    dialect: a name of `inference.dialects`, or empty to find out. prompts_in_flight: bound of the prompts at once,
+    which are as many as the engine takes without a queue. prompts_per_request: 0 for what the dialect can account for.
+    linger: seconds that a prompt may wait for others to share a request. timeout: seconds a request may take.
     context_tokens: 0 for what the server says. attempts: how often a prompt may fail while others are answered, from 1.
     backoff_seconds: before a prompt's second attempt, at most; doubles with each one. pause_seconds: before the first
     probe of an engine that failed; doubles with each one.
@@ -47,8 +52,9 @@ class EngineSettings:
     api_key: str = ""
     model: str = ""
     dialect: str = ""
-    requests_in_flight: int = 4
+    prompts_in_flight: int = 1024
     prompts_per_request: int = 0
+    linger: float = 0.002
     timeout: float = 120.0
     context_tokens: int = 0
     attempts: int = 5
@@ -59,23 +65,43 @@ class EngineSettings:
 class OpenAiEngine:
     """Implements `inference.engine.Engine` over HTTP."""
 
-    def __init__(self, settings: EngineSettings, on_retry: Callable[[str], None] = lambda reason: None) -> None:
-        """on_retry: told of each failed attempt, by a `inference.errors.Reason`."""
+    def __init__(
+        self,
+        settings: EngineSettings,
+        on_retry: Callable[[str], None] = lambda reason: None,
+        on_limit: Callable[[int], None] = lambda limit: None,
+    ) -> None:
+        """on_retry: told of each failed attempt, by a `inference.errors.Reason`. on_limit: told how many prompts may be
+        in flight, whenever that changes.
+        """
         self._settings = settings
-        self._root = settings.url.rstrip("/").removesuffix("/v1")
-        self._session: aiohttp.ClientSession | None = None
+        self._http = Http(settings.url, settings.api_key, settings.timeout)
+        self._on_limit = on_limit
         self._dialect: Dialect = DIALECTS["openai"]
         self._model = settings.model
         self._context_tokens = settings.context_tokens
-        self._breaker = Breaker(self._probe, settings.requests_in_flight, settings.pause_seconds)
+        self._breaker = Breaker(self._probe, settings.prompts_in_flight, settings.pause_seconds)
         self._retries = Retries(self._breaker, settings.backoff_seconds, on_retry)
-        self._scored = 0
-        self._known_good: tuple[str, Sequence[LabelToken]] | None = None
+        self._answered = 0
+        self._resting: set[object] = set()  # requests that the engine was too busy for, until they are sent again
+        self._known_good: tuple[Labels | Writing, Prompt] | None = None
+        self._concurrency = Concurrency(1, 1)
         self._batcher = self._new_batcher()
+        self._watching: asyncio.Task[None] | None = None
+        self.meter = Meter()
 
-    def _new_batcher(self) -> Batcher:
+    def _new_batcher(self) -> Batcher[Labels | Writing, Score | Completion]:
         size = self._settings.prompts_per_request or self._dialect.prompts_per_request
-        return Batcher(self._request_until_answered, size, self._settings.requests_in_flight)
+        start = _START_PROMPTS if size > 1 else _START_PROMPTS_ALONE
+        self._concurrency = Concurrency(start, self._settings.prompts_in_flight, self._on_limit)
+        return Batcher(
+            self._request_until_answered,
+            # What is written takes as long as it is: together, all would wait for the longest.
+            lambda question: 1 if isinstance(question, Writing) else size,
+            self._concurrency,
+            self._settings.linger if size > 1 else 0.0,
+            lambda: len(self._resting),
+        )
 
     @property
     def model(self) -> str:
@@ -95,39 +121,61 @@ class OpenAiEngine:
         """Whether requests pass ("closed"), wait ("open"), or wait for a probe that is under way ("half_open")."""
         return self._breaker.state
 
+    @property
+    def waiting(self) -> int:
+        """Prompts that are not sent yet because the engine has as many as it takes."""
+        return self._batcher.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Prompts that the engine has, or that wait for another attempt."""
+        return self._batcher.in_flight
+
     async def connect(self) -> None:
-        if self._session is None:
-            headers = {"Authorization": f"Bearer {self._settings.api_key}"} if self._settings.api_key else {}
-            self._session = aiohttp.ClientSession(
-                headers=headers,
-                json_serialize=lambda value: orjson.dumps(value).decode(),
-                timeout=aiohttp.ClientTimeout(total=self._settings.timeout, connect=10),
-                connector=aiohttp.TCPConnector(limit=0),
-            )
+        self._http.open()
         try:
-            models = await self._call("GET", "/v1/models")
+            models = await self._http.call("GET", "/v1/models")
         except PromptRejected as error:
             raise EngineMisconfigured(f"{error} (WEIR_ENGINE_URL)") from error
         with self._reading("/v1/models"):
             self._choose_model(models)
-        self._dialect = DIALECTS[self._settings.dialect] if self._settings.dialect else detect(models)
+        self._dialect = DIALECTS[self._settings.dialect] if self._settings.dialect else await self._detect(models)
         self._batcher = self._new_batcher()
+        if self._watching is None and self._dialect.load_metrics is not None:
+            self._watching = asyncio.create_task(self._watch(self._dialect.load_metrics))
         log.info(
             "engine %s: %s, model %s, context of %d tokens",
-            self._root,
+            self._http.root,
             self._dialect.name,
             self._model,
             self._context_tokens,
         )
 
+    async def _detect(self, models: dict[str, Any]) -> Dialect:
+        dialect = detect(models)
+        if dialect.name != "openai":
+            return dialect
+        body = {"model": self._model, "prompt": "A", "max_tokens": 1, "temperature": 0, "logprobs": 1}
+        try:
+            answer = await self._http.call("POST", "/v1/completions", body)
+        except PromptRejected as error:
+            log.warning("the engine refuses to tell probabilities, so answers are counted instead: %s", error)
+            return DIALECTS["votes"]
+        with self._reading("/v1/completions"):
+            if answer["choices"][0].get("logprobs"):
+                return dialect
+        log.warning("the engine tells no probabilities, so answers are counted instead")
+        return DIALECTS["votes"]
+
     def _choose_model(self, models: dict[str, Any]) -> None:
         offered = {str(model["id"]): model for model in models.get("data") or []}
         if not offered:
-            raise EngineUnavailable(f"engine {self._root} has no model yet", "bad_answer")
+            raise EngineUnavailable(f"engine {self._http.root} has no model yet", "bad_answer")
         name = self._settings.model or next(iter(offered))
         if name not in offered:
             raise EngineMisconfigured(
-                f"engine {self._root} has no model {name!r}; it has: {', '.join(sorted(offered))} (WEIR_ENGINE_MODEL)"
+                f"engine {self._http.root} has no model {name!r}; "
+                f"it has: {', '.join(sorted(offered))} (WEIR_ENGINE_MODEL)"
             )
         self._model = name
         if not self._settings.context_tokens:
@@ -147,54 +195,76 @@ class OpenAiEngine:
         return await self._retries.call(partial(self._tokenize, body), budget)
 
     async def _tokenize(self, body: dict[str, Any]) -> list[int]:
-        answer = await self._call("POST", "/tokenize", body)
+        answer = await self._http.call("POST", "/tokenize", body)
         with self._reading("/tokenize"):
             return [int(token) for token in answer["tokens"]]
 
-    async def score(self, prompt: str, labels: Sequence[LabelToken]) -> Score:
-        return await self._batcher.submit(prompt, labels)
+    async def score(self, prompt: Prompt, labels: Sequence[LabelToken], caller: Caller = ANYONE) -> Score:
+        answer = await self._batcher.submit(tuple(labels), prompt, caller)
+        assert isinstance(answer, Score)
+        return answer
+
+    async def generate(self, prompt: Prompt, writing: Writing, caller: Caller = ANYONE) -> Completion:
+        answer = await self._batcher.submit(writing, prompt, caller)
+        assert isinstance(answer, Completion)
+        return answer
 
     async def ready(self) -> str | None:
         try:
-            await self._call("GET", "/v1/models")
+            await self._http.call("GET", "/v1/models")
         except (EngineUnavailable, EngineMisconfigured, PromptRejected) as error:
             return str(error)
         return None
 
     async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._batcher.close()
         await self._retries.close()
-        if self._session is not None:
-            await self._session.close()
+        await self._http.close()
 
     async def _request_until_answered(
-        self, prompts: Sequence[str], labels: Sequence[LabelToken], since: int | None = None
-    ) -> Sequence[Score | PromptRejected | AttemptsExhausted]:
+        self, question: Labels | Writing, prompts: Sequence[Prompt], since: int | None = None
+    ) -> Sequence[Outcome]:
         """Ask for all prompts at once; if one of many spoils the request, ask for one half after the other.
 
         since: see Budget. A prompt answers only for its failures alone: in company another one may be to blame.
         """
         alone = len(prompts) == 1
         attempts = self._settings.attempts
-        # Only scores are answers here: a server can list its models and tokenize while its GPU hangs.
-        budget = Budget(attempts if alone else min(attempts, _ATTEMPTS_TOGETHER), lambda: self._scored, since)
+        # Only answers to prompts count here: a server can list its models and tokenize while its GPU hangs.
+        budget = Budget(attempts if alone else min(attempts, _ATTEMPTS_TOGETHER), lambda: self._answered, since)
         try:
-            return await self._retries.call(partial(self._request, prompts, labels), budget)
+            return await self._retries.call(partial(self._attempt, budget, question, prompts), budget)
         except (PromptRejected, AttemptsExhausted) as error:
             if alone:
                 return [error]
+        finally:
+            self._resting.discard(budget)
         half = len(prompts) // 2
-        first = await self._request_until_answered(prompts[:half], labels, budget.since)
-        return [*first, *await self._request_until_answered(prompts[half:], labels, budget.since)]
+        first = await self._request_until_answered(question, prompts[:half], budget.since)
+        return [*first, *await self._request_until_answered(question, prompts[half:], budget.since)]
+
+    async def _attempt(
+        self, request: object, question: Labels | Writing, prompts: Sequence[Prompt]
+    ) -> Sequence[Score | Completion]:
+        self._resting.discard(request)
+        try:
+            return await self._request(question, prompts)
+        except EngineBusy:
+            self._resting.add(request)
+            self._batcher.look_again()
+            raise
 
     async def _probe(self) -> bool:
         """Whether the engine answers what it answered last or, before it ever did, which models it has."""
         try:
             if self._known_good is None:
-                await self._call("GET", "/v1/models")
+                await self._http.call("GET", "/v1/models")
             else:
-                prompt, labels = self._known_good
-                await self._request([prompt], labels)
+                question, prompt = self._known_good
+                await self._request(question, [prompt])
         except EngineUnavailable as error:
             log.warning("probe failed: %s", error)
             return False
@@ -202,73 +272,81 @@ class OpenAiEngine:
             return True
         return True
 
-    async def _request(self, prompts: Sequence[str], labels: Sequence[LabelToken]) -> list[Score]:
-        body = {
-            "model": self._model,
-            "prompt": prompts[0] if len(prompts) == 1 else list(prompts),
-            "max_tokens": 1,
-            "temperature": 0,
-            **self._dialect.parameters(labels),
-        }
+    async def _watch(self, names: tuple[str, str]) -> None:
+        """Follow what the engine tells of its load, while it has prompts of ours."""
+        while True:
+            await asyncio.sleep(_LOAD_SECONDS)
+            if not self._batcher.in_flight:
+                continue
+            with contextlib.suppress(EngineUnavailable, EngineMisconfigured, PromptRejected, TimeoutError, ValueError):
+                async with asyncio.timeout(_LOAD_TIMEOUT_SECONDS):
+                    load = load_of(await self._http.text("/metrics"), names)
+                if load is not None:
+                    self._concurrency.observed(load)
+
+    async def _request(self, question: Labels | Writing, prompts: Sequence[Prompt]) -> Sequence[Score | Completion]:
+        """One attempt. The engine's time is shared among the prompts that it has by their own length."""
         started = time.perf_counter()
-        answer = await self._call("POST", "/v1/completions", body)
+        spans = [self.meter.enter(_FIXED_WEIGHT + len(prompt.own)) for prompt in prompts]
+        try:
+            answers = await self._ask(question, prompts)
+        except EngineUnavailable as error:
+            if isinstance(error, EngineBusy) or error.reason == "timeout":
+                self._concurrency.refused()
+            raise
+        finally:
+            shares = [self.meter.leave(span) for span in spans]
         seconds = time.perf_counter() - started
+        self._concurrency.answered(len(prompts))
+        self._answered += 1
+        self._known_good = question, prompts[-1]
+        pairs = zip(answers, shares, strict=True)
+        return [replace(answer, seconds=seconds, engine_seconds=share) for answer, share in pairs]
+
+    async def _ask(self, question: Labels | Writing, prompts: Sequence[Prompt]) -> Sequence[Score | Completion]:
+        if isinstance(question, Writing):
+            return await self._write(question, prompts)
+        return await self._score(question, prompts)
+
+    async def _complete(self, prompts: Sequence[Prompt], parameters: dict[str, Any]) -> dict[str, Any]:
+        prompt = prompts[0].text if len(prompts) == 1 else [prompt.text for prompt in prompts]
+        return await self._http.call("POST", "/v1/completions", {"model": self._model, "prompt": prompt, **parameters})
+
+    async def _score(self, labels: Labels, prompts: Sequence[Prompt]) -> list[Score]:
+        answer = await self._complete(prompts, self._dialect.scoring(labels))
+        each = self._dialect.choices_per_prompt
         try:
             choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
-            logprobs = [self._dialect.logprobs(choice, labels) for choice in choices]
+            groups = [choices[i : i + each] for i in range(0, len(choices), each)]
+            logprobs = [self._dialect.logprobs(group, labels) for group in groups]
             usage = self._dialect.usage(answer)
         except UNKNOWN_SHAPE as error:
+            raise self._unreadable(error) from error
+        if len(logprobs) != len(prompts) or len(usage) != len(prompts) or len(choices) != each * len(prompts):
             raise EngineUnavailable(
-                f"engine {self._root} gave an answer without log-probabilities as {self._dialect.name} gives them "
-                f"({type(error).__name__}: {error}); if this goes on, set WEIR_ENGINE_DIALECT",
-                "bad_answer",
-            ) from error
-        if len(logprobs) != len(prompts) or len(usage) != len(prompts):
-            raise EngineUnavailable(
-                f"engine {self._root} answered {len(logprobs)} of {len(prompts)} prompts; "
+                f"engine {self._http.root} answered {len(logprobs)} of {len(prompts)} prompts; "
                 "if this goes on, set WEIR_ENGINE_PROMPTS_PER_REQUEST=1",
                 "bad_answer",
             )
-        scores = [Score(_normalised(row), tokens, seconds) for row, tokens in zip(logprobs, usage, strict=True)]
-        self._scored += 1
-        self._known_good = prompts[-1], labels
-        return scores
+        pairs = zip(logprobs, usage, strict=True)
+        return [Score(_normalised(row), tokens, 0.0, source=self._dialect.source) for row, tokens in pairs]
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """One HTTP exchange. Raises by what the status means."""
-        if self._session is None:
-            raise RuntimeError("connect() first")
+    async def _write(self, writing: Writing, prompts: Sequence[Prompt]) -> list[Completion]:
+        answer = await self._complete(prompts, self._dialect.writing(writing))
         try:
-            async with self._session.request(method, self._root + path, json=body) as response:
-                content = await response.read()
-                status = response.status
-                wait = retry_after.seconds(response.headers.get("Retry-After"), datetime.now(UTC))
-        except (aiohttp.ClientError, OSError) as error:
-            told = str(error) or type(error).__name__
-            raise EngineUnavailable(
-                f"engine {self._root} cannot be reached: {told}",
-                "timeout" if isinstance(error, TimeoutError) else "connection",
-            ) from error
-        if status == 200:
-            try:
-                answer = orjson.loads(content)
-            except orjson.JSONDecodeError as error:
-                raise EngineUnavailable(
-                    f"engine {self._root}{path} answered something that is not JSON", "bad_answer"
-                ) from error
-            if not isinstance(answer, dict):
-                raise EngineUnavailable(f"engine {self._root}{path} answered JSON of an unknown shape", "bad_answer")
-            return answer
-        message = f"engine {self._root}{path} answered {status}: {_error_text(content)}"
-        if status in _BUSY_STATUS:
-            raise EngineBusy(message, wait)
-        if status >= 500 or status in _TRANSIENT_STATUS:
-            raise EngineUnavailable(message, "status")
-        if status in (401, 403):
-            raise EngineMisconfigured(f"{message} (WEIR_ENGINE_API_KEY)")
-        if status == 404:
-            raise EngineMisconfigured(f"{message} (WEIR_ENGINE_URL, WEIR_ENGINE_MODEL)")
-        raise PromptRejected(message)
+            (choice,) = answer["choices"]
+            (usage,) = self._dialect.usage(answer)
+            tokens = self._dialect.tokens(choice)
+            return [Completion(str(choice["text"]), tokens, choice.get("finish_reason") != "length", usage, 0.0)]
+        except UNKNOWN_SHAPE as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"engine {self._http.root} gave an answer that {self._dialect.name} does not give "
+            f"({type(error).__name__}: {error}); if this goes on, set WEIR_ENGINE_DIALECT",
+            "bad_answer",
+        )
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -277,7 +355,7 @@ class OpenAiEngine:
             yield
         except UNKNOWN_SHAPE as error:
             raise EngineUnavailable(
-                f"engine {self._root}{path} answered JSON of an unknown shape", "bad_answer"
+                f"engine {self._http.root}{path} answered JSON of an unknown shape", "bad_answer"
             ) from error
 
 
@@ -286,19 +364,3 @@ def _normalised(logprobs: Sequence[float]) -> tuple[float, ...]:
     top = max(logprobs)
     total = top + math.log(sum(math.exp(value - top) for value in logprobs))
     return tuple(value - total for value in logprobs)
-
-
-def _error_text(content: bytes) -> str:
-    """What a server says of an error, in whichever of the known shapes it says it, without quoting the prompt.
-
-    A list, as FastAPI gives it, has the input beside each reason; an answer of no known shape may be anything.
-    """
-    try:
-        body = orjson.loads(content)
-        error = body.get("error", body.get("detail", body))
-        if isinstance(error, list):
-            error = "; ".join(str(item.get("msg", "")) for item in error)
-        text = error.get("message", "") if isinstance(error, dict) else str(error)
-    except (orjson.JSONDecodeError, AttributeError):
-        text = ""
-    return one_line(str(text))[:_ERROR_TEXT_CHARACTERS] or "without a reason that can be shown"

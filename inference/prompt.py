@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from inference.engine import Prompt
 from inference.section import Section
 from inference.text import one_line
 
@@ -36,12 +37,12 @@ class LabelPrompt:
         shots = [f"Message: {one_line(shot.text)}\nLabel: {words[shot.label]}\n" for shot in examples]
         self.shared = "\n".join(lines) + "\n\n" + "".join(f"{shot}\n" for shot in shots)
 
-    def render(self, text: str, context: Sequence[str] = ()) -> str:
+    def render(self, text: str, context: Sequence[str] = ()) -> Prompt:
         """The prompt for one text; the answer is a space and a word."""
         earlier = "".join(f"Earlier: {one_line(message)}\n" for message in context)
-        return f"{self.shared}{earlier}Message: {one_line(text)}\nLabel:"
+        return Prompt(self.shared, f"{earlier}Message: {one_line(text)}\nLabel:")
 
     def hash(self, *settings: object) -> str:
         """32 hexadecimal digits that change when the prompt, or one of the settings that shape an answer, changes."""
-        content = repr((self.render("{text}", ["{context}"]), settings))
+        content = repr((self.render("{text}", ["{context}"]).text, settings))
         return hashlib.sha256(content.encode()).hexdigest()[:32]

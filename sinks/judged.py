@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,12 +18,27 @@ from sinks.session import Session
 _VERDICTS = """
 SELECT row_id, source_row_id, pipeline, pipeline_version, stage, operator, tenant, lang, event_time, broker_time,
     judged_at, topic, `partition`, `offset`, decision, label, scores, confidence, model, prompt_hash, parts,
-    input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, reused_from
+    input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, reused_from, output, confidence_source,
+    engine_seconds
 FROM verdicts_raw FINAL
 WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id IN {rows:Array(UInt128)}
 """
 _LABELS = """
 SELECT prompt_hash, any(labels) FROM prompts_raw WHERE prompt_hash IN {hashes:Array(String)} GROUP BY prompt_hash
+"""
+# The rows of a stage stand in the order of their events, so that this ends at the first one that it finds.
+_NEWEST = """
+SELECT event_time FROM verdicts_raw
+WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND topic = {topic:String}
+    AND `partition` = {partition:UInt32}
+ORDER BY row_id DESC LIMIT 1
+"""
+# Offsets grow with time, so that an index of their ranges leaves few rows to read.
+_LAST = """
+SELECT max(`offset`) FROM verdicts_raw
+WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND topic = {topic:String}
+    AND `partition` = {partition:UInt32} AND `offset` >= {offset:UInt64}
+HAVING count() > 0
 """
 _EDGES = "SELECT DISTINCT child, parent, kind FROM lineage_edges_raw WHERE child IN {rows:Array(UInt128)}"
 
@@ -39,6 +55,18 @@ class StoredVerdict:
     row: VerdictRow
     labels: list[str]
     parents: list[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store has of one partition of a topic, for one stage.
+
+    last_offset: the highest offset that has a verdict, from some offset on; -1 if none has. newest: time of the newest
+    event that has one; None if none has.
+    """
+
+    last_offset: int
+    newest: datetime | None
 
 
 class _Key(NamedTuple):
@@ -81,6 +109,11 @@ class Judged:
         self._arrived.set()
         return await search.found
 
+    async def known(self, pipeline: str, stage: str, topic: str, partition: int, offset: int) -> Known:
+        """What the store has of a partition, from `offset` on. Waits while the store is unavailable."""
+        place = {"pipeline": pipeline, "stage": stage, "topic": topic, "partition": partition}
+        return await self._session.run(partial(_known, place, offset))
+
     async def close(self) -> None:
         """Stop. Callers that wait get CancelledError."""
         if self._task is not None:
@@ -110,6 +143,12 @@ class Judged:
             for search in batch:
                 if not search.found.done():
                     search.found.set_result(found.get(search.key))
+
+
+def _known(place: dict[str, Any], offset: int, client: Client) -> Known:
+    newest = _query(client, _NEWEST, **place)
+    last = _query(client, _LAST, offset=offset, **place) if newest else []
+    return Known(int(last[0][0]) if last else -1, newest[0][0] if newest else None)
 
 
 def _find(keys: Iterable[_Key], client: Client) -> dict[_Key, StoredVerdict]:

@@ -26,7 +26,8 @@ class SourceRow(NamedTuple):
 class VerdictRow(NamedTuple):
     """One judgement. scores: in the order of the prompt's labels (table `prompts_raw`).
 
-    reused_from: row id of the verdict whose judgement this one repeats; 0 if the model was asked.
+    reused_from: row id of the verdict whose judgement this one repeats; 0 if the model was asked. output: JSON; empty
+    for none. engine_seconds: the share of the engine's time that the judgement took.
     """
 
     row_id: int
@@ -56,10 +57,17 @@ class VerdictRow(NamedTuple):
     cost_usd: float
     latency_ms: int
     reused_from: int = 0
+    output: str = ""
+    confidence_source: str = "logprobs"
+    engine_seconds: float = 0.0
 
 
 class InferenceCallRow(NamedTuple):
-    """One prompt sent to the engine for a row. call: its number within the row, from 0."""
+    """One prompt sent to the engine for a row.
+
+    call: its number within the row, from 0. seconds: from request to answer. engine_seconds: its share of the engine's
+    time.
+    """
 
     row_id: int
     call: int
@@ -71,6 +79,7 @@ class InferenceCallRow(NamedTuple):
     output_tokens: int
     seconds: float
     cost_usd: float
+    engine_seconds: float = 0.0
 
 
 class LineageEdgeRow(NamedTuple):
@@ -100,11 +109,35 @@ class PromptRow(NamedTuple):
     used_at: datetime
 
 
-AnyRow = SourceRow | VerdictRow | InferenceCallRow | LineageEdgeRow | PromptRow
+class EngineUsageRow(NamedTuple):
+    """What a worker's engine did in a period.
+
+    use: `judged` for work on rows, `overhead` for work that no row is charged with, `idle` for time without work.
+    pipeline, stage and tenant are empty where the use has none. seconds: of the engine's time.
+    """
+
+    period_start: datetime
+    worker: str
+    engine: str
+    pipeline: str
+    stage: str
+    tenant: str
+    use: str
+    seconds: float
+    cost_usd: float
+    calls: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    written_at: datetime
+
+
+AnyRow = SourceRow | VerdictRow | InferenceCallRow | LineageEdgeRow | PromptRow | EngineUsageRow
 
 # In the order in which they are written: a verdict that can be read can also be traced.
 TABLES: dict[type[AnyRow], str] = {
     PromptRow: "prompts_raw",
+    EngineUsageRow: "engine_usage_raw",
     SourceRow: "source_rows_raw",
     InferenceCallRow: "inference_calls_raw",
     LineageEdgeRow: "lineage_edges_raw",

@@ -45,7 +45,7 @@ class Writer:
     def __init__(
         self,
         settings: StoreSettings,
-        batch_rows: int = 2000,
+        batch_rows: int = 5000,
         linger: float = 0.2,
         on_flush: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
@@ -66,10 +66,14 @@ class Writer:
         self._task = asyncio.create_task(self._run(), name="clickhouse-writer")
 
     async def write(self, rows: Sequence[AnyRow]) -> None:
-        """Return when ClickHouse has acknowledged all rows.
+        """Return when ClickHouse has acknowledged all rows. Raises what `submit` says."""
+        await self.submit(rows)
 
-        Raises RowRejected if one of them fits no table or is refused by ClickHouse, RowNotKept if ClickHouse took one
-        and drops it for its age, and StoreMisconfigured. Others of these rows may have been stored by then, but no
+    def submit(self, rows: Sequence[AnyRow]) -> "asyncio.Future[None]":
+        """A future that is done when ClickHouse has acknowledged all rows.
+
+        It has RowRejected if one of them fits no table or is refused by ClickHouse, RowNotKept if ClickHouse took one
+        and drops it for its age, or StoreMisconfigured. Others of these rows may have been stored by then, but no
         verdict whose source row, among these rows, was not.
         """
         submission = _Submission(rows)
@@ -78,7 +82,7 @@ class Writer:
         self._arrived.set()
         if self._rows_waiting >= self._batch_rows:
             self._full.set()
-        await submission.done
+        return submission.done
 
     async def close(self) -> None:
         """Stop writing. What is not acknowledged yet stays unacknowledged; its writers get CancelledError."""

@@ -28,6 +28,10 @@ from streams.progress import PartitionProgress
 
 log = logging.getLogger(__name__)
 
+# Faust fixes 1500. Kafka answers as soon as it has something, but Tansu only after about half of the time.
+_FETCH_WAIT_MS = 100
+
+OnAssign = Callable[[set[TP]], None]
 OnCommit = Callable[[Mapping[TP, int]], None]
 BeforeRevoke = Callable[[], Awaitable[None]]
 
@@ -45,10 +49,29 @@ class SafeConsumer(driver.Consumer):
             self.progress.setdefault(message.tp, PartitionProgress()).deliver(message.offset, message)
             await callback(message)
 
+        self._delivery = deliver.__code__
         super().__init__(transport, deliver, *args, **kwargs)
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return _SafeThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:  # noqa: ASYNC109  as Faust has it
+        """Faust delivers each message as a race of two tasks, in case that a queue is full and a rebalance comes.
+
+        Nearly always there is room, and the delivery has nothing to wait for: then it is over with its first step.
+        """
+        delivery = coros[0]
+        if getattr(delivery, "cr_code", None) is not self._delivery:
+            return await super().wait_first(*coros, timeout=timeout)
+        try:
+            waits_for = delivery.send(None)
+        except BaseException as error:
+            for other in coros[1:]:
+                other.close()
+            if isinstance(error, StopIteration):
+                return None
+            raise
+        return await super().wait_first(_Begun(delivery, waits_for), *coros[1:], timeout=timeout)
 
     def ack(self, message: Message) -> bool:
         """Mark a message as finished. Called by Faust when the last agent that reads it has acknowledged it."""
@@ -77,6 +100,8 @@ class SafeConsumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.assignments += 1
+        assert isinstance(self.app, App)
+        self.app.on_assign(assigned)
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
@@ -99,6 +124,18 @@ class SafeConsumer(driver.Consumer):
         return True
 
 
+class _Begun:
+    """The rest of a coroutine whose first step was taken. waits_for: the future that this step ended with."""
+
+    def __init__(self, coroutine: Any, waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Any:
+        yield self._waits_for
+        return (yield from self._coroutine.__await__())
+
+
 class _SafeThread(driver.AIOKafkaConsumerThread):
     consumer: SafeConsumer
 
@@ -106,6 +143,7 @@ class _SafeThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust asks for it only in its own transactions; what a producer aborted is no event in any case.
         consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
         return consumer
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  as Faust has it
@@ -147,10 +185,12 @@ class SafeTransport(driver.Transport):
 class App(faust.App):
     """A Faust application whose consumer is `SafeConsumer`.
 
-    on_commit: called with the offsets of each commit. before_revoke: awaited when partitions are taken away; it must
+    on_assign: called with partitions before their messages come. on_commit: called with the offsets of each commit.
+    before_revoke: awaited when partitions are taken away; it must
     return soon, because the other workers wait for it.
     """
 
+    on_assign: OnAssign = staticmethod(lambda partitions: None)
     on_commit: OnCommit = staticmethod(lambda offsets: None)
     before_revoke: BeforeRevoke = staticmethod(lambda: asyncio.sleep(0))
 

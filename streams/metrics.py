@@ -96,7 +96,61 @@ class Metrics:
             _STAGE,
             registry=r,
         )
-        self.cost = Counter("weir_cost_usd_total", "US dollars for tokens, by the prices set.", _STAGE, registry=r)
+        self.cost = Counter(
+            "weir_cost_usd_total",
+            "US dollars for rows, by the prices set; tenant is `other` if the pipeline file does not name it.",
+            (*_STAGE, "tenant"),
+            registry=r,
+        )
+        self.engine_seconds = Counter(
+            "weir_engine_seconds_total",
+            "Time of the engine since it was connected; use is judged, overhead or idle.",
+            ("use",),
+            registry=r,
+        )
+        self.engine_cost = Counter(
+            "weir_engine_cost_usd_total",
+            "US dollars for the engine, by the prices set; use is judged, overhead or idle.",
+            ("use",),
+            registry=r,
+        )
+        self.rate_waiting = Gauge(
+            "weir_rows_waiting_for_rate",
+            "Rows that wait because of a rate in the pipeline's limits.",
+            ("pipeline",),
+            registry=r,
+        )
+        self.budget_spent = Gauge(
+            "weir_budget_spent_ratio",
+            "Share of its daily budget that a tenant has spent, of each tenant that the pipeline file names.",
+            ("pipeline", "tenant"),
+            registry=r,
+        )
+        self.by_prior = Counter(
+            "weir_rows_judged_by_prior_total",
+            "Rows for which the model was not asked because of a limit; reason is budget or rate.",
+            (*_STAGE, "reason"),
+            registry=r,
+        )
+        self.deferred = Counter(
+            "weir_rows_deferred_total",
+            "Rows that wait for another day because their tenant's budget is spent.",
+            _STAGE,
+            registry=r,
+        )
+        self.engine_limit = Gauge(
+            "weir_engine_prompts_limit", "Prompts that the engine is given at once, at most, at the moment.", registry=r
+        )
+        self.engine_in_flight = Gauge(
+            "weir_engine_prompts_in_flight",
+            "Prompts that the engine has, or that wait for another attempt.",
+            registry=r,
+        )
+        self.engine_waiting = Gauge(
+            "weir_engine_prompts_waiting",
+            "Prompts that are not sent yet because the engine has as many as it takes.",
+            registry=r,
+        )
         self.engine_retries = Counter(
             "weir_engine_retries_total",
             "Requests to the engine that failed and were tried again.",

@@ -1,4 +1,6 @@
-"""Where a message stood first: a replay of a dead letter names that place in its headers, and keeps its identity."""
+"""Where a message stood first: a replay of a dead letter and a row that waited name that place in their headers, and so
+keep their identity.
+"""
 
 import math
 import re
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streams.cloudevents import Headers
+from streams.topics import deferred
 
 PREFIX = "weir_origin_"
 REPLAYS = "weir_dlq_replays"
@@ -40,23 +43,24 @@ class Origin:
 
 
 def origin_of(message: Placed) -> Origin:
-    """The place that the message's headers name if it is a replay, else its own.
+    """The place that the message's headers name if it is a replay or waited, else its own.
 
-    Headers that are not well-formed, or name another topic, say nothing: a replay goes back to its own topic, and
-    nobody who may write to one topic shall speak for another.
+    Headers that are not well-formed, or name another topic, say nothing: a replay goes back to its own topic, a row
+    that waits stands in that topic's own for such rows, and nobody who may write to one topic shall speak for another.
     """
     found = dict(message.headers or ())
     partition = number(found.get(_PARTITION), _INT32)
     offset = number(found.get(_OFFSET), _INT64)
     timestamp_ms = number(found.get(_TIMESTAMP), _INT64)
+    topic = (found.get(_TOPIC) or b"").decode(errors="replace")
     if (
-        found.get(_TOPIC) != message.topic.encode()
+        message.topic not in (topic, deferred(topic))
         or partition is None
         or offset is None
         or (timestamp_ms is None and _TIMESTAMP in found)
     ):
         return Origin(message.topic, message.partition, message.offset, _milliseconds(message.timestamp))
-    return Origin(message.topic, partition, offset, timestamp_ms, number(found.get(REPLAYS), _INT32) or 0)
+    return Origin(topic, partition, offset, timestamp_ms, number(found.get(REPLAYS), _INT32) or 0)
 
 
 def origin_headers(origin: Origin) -> Headers:

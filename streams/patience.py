@@ -18,9 +18,15 @@ _LONGEST_BACKOFF_SECONDS = 15.0
 async def persist(call: Callable[[], Awaitable[R]], backoff_seconds: float = 0.5) -> R:
     """What `call` returns, tried again for ever after transient errors. Raises any other error.
 
-    backoff_seconds: at most before the second attempt; doubles with each one, up to 15 s, at random below that, so that
-    many workers do not come back at once.
+    The second attempt is made at once. backoff_seconds: at most before the third; doubles with each one, up to 15 s, at
+    random below that, so that many workers do not come back at once.
     """
+    try:
+        return await call()  # nearly always all there is to do, and tenacity takes longer than a message to Kafka
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        log.warning("%s; trying again in 0.0 s", str(error) or type(error).__name__)
     retrying = AsyncRetrying(
         retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=backoff_seconds, max=_LONGEST_BACKOFF_SECONDS),

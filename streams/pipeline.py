@@ -14,6 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from inference.operators import OperatorSettings
 from inference.section import Section
 from streams.errors import WorkerMisconfigured
+from streams.limits import Limits
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -40,8 +41,9 @@ Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="na
 class Context(Section):
     """How much of what was said before in its thread the model reads with a text."""
 
-    messages: int = Field(default=0, ge=0, le=50, description="earlier messages of the thread, the latest first kept")
+    messages: int = Field(default=0, ge=0, le=50, description="earlier messages of the thread to choose from")
     characters: int = Field(default=200, ge=1, le=10_000, description="how much of each, from its end")
+    tokens: int = Field(default=256, ge=1, description="of all together; the most relevant messages that fit are read")
 
 
 class Reuse(Section):
@@ -70,6 +72,7 @@ class Pipeline(Section):
     description: str = ""
     source: Topic
     sla: Duration = Field(description="from event time to verdict")
+    limits: Limits = Limits()
     stages: list[Stage] = Field(min_length=1)
 
     @property

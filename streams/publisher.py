@@ -26,7 +26,7 @@ class Publisher:
         self._producer = AIOKafkaProducer(
             **client_options(settings),
             acks="all",
-            linger_ms=5,
+            linger_ms=0,
             max_request_size=MAX_DEAD_LETTER_BYTES + _OVERHEAD_BYTES,
         )
 
@@ -55,6 +55,11 @@ class Publisher:
         missing = sorted(set(topics) - metadata.topics())
         if missing:
             raise TopicsMissing(f"topics are missing: {', '.join(missing)}; run: weir topics create")
+
+    async def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions each topic has; 0 for one that does not exist. Raises KafkaError."""
+        metadata = await self._producer.client.fetch_all_metadata()
+        return {topic: len(metadata.partitions_for_topic(topic) or ()) for topic in topics}
 
     async def ready(self) -> str | None:
         """None if the cluster answers, otherwise the reason why not."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from inference.engine import ConfidenceSource
 from streams.cloudevents import rfc3339
 
 VERDICT_TYPE = "weir.verdict.v1"
@@ -15,6 +16,7 @@ NAME_CHARACTERS = 256
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Score = Annotated[float, Field(ge=0, le=1)]
+Operator = Literal["moderate", "classify", "extract", "check", "summarize", "guard"]
 Tokens = Annotated[int, Field(ge=0)]
 
 
@@ -73,11 +75,20 @@ class Verdict(BaseModel):
     pipeline: str
     pipeline_version: str
     stage: str
-    operator: Literal["moderate", "classify"]
-    decision: str = Field(description="moderate: allow, review or block; classify: accept or review")
-    label: str = Field(description="the most probable label")
-    scores: dict[str, Score] = Field(description="calibrated probability of each label")
-    confidence: Score = Field(description="calibrated probability that the decision rests on")
+    operator: Operator
+    decision: str = Field(
+        description="moderate, guard: allow, review or block; classify, extract, summarize: accept or review; check: "
+        "accept, review or escalate"
+    )
+    label: str = Field(description="the most probable label; empty for extract and summarize")
+    scores: dict[str, Score] = Field(description="calibrated probability of each label; extract: of each field's value")
+    confidence: Score = Field(description="probability that the decision rests on")
+    confidence_source: ConfidenceSource = Field(
+        description="logprobs: the model's own probabilities; votes: how far several answers agree"
+    )
+    output: dict[str, Any] = Field(
+        description="extract: the fields; check: the claim and the evidence; summarize: the summary; otherwise empty"
+    )
     model: str
     prompt_hash: str
     parts: int = Field(ge=1, description="how many parts the text was judged in")
@@ -86,6 +97,7 @@ class Verdict(BaseModel):
     )
     usage: TokenUsage
     cost_usd: float = Field(ge=0)
+    engine_seconds: float = Field(ge=0, description="share of the engine's time that the judgement took")
     latency_ms: int = Field(ge=0, description="from event time to judgement")
     event_time: datetime
     judged_at: datetime
@@ -96,10 +108,12 @@ class Verdict(BaseModel):
 
     def encode(self) -> bytes:
         """The verdict as JSON, times in RFC 3339 to the millisecond."""
-        return orjson.dumps(self.model_dump(), default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        return orjson.dumps(vars(self), default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any) -> str | dict[str, Any]:
     if isinstance(value, datetime):
         return rfc3339(value.astimezone(UTC))
+    if isinstance(value, BaseModel):
+        return vars(value)
     raise TypeError(f"{type(value).__name__} has no place in a message")

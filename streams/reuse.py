@@ -43,15 +43,21 @@ class Reuse:
         if key is None or not self._window:
             return Reused(await ask(), None)
         while True:
-            self._forget_old()
-            if (known := self._known.get(key)) is not None:
-                return _reused(known[2], known[1], row_id)
+            if (known := self.known(key, row_id)) is not None:
+                return known
             if (running := self._asked.get(key)) is None:
                 return Reused(await self._ask(key, row_id, ask), None)
             first, future = running
             await asyncio.wait([future])
             if not future.cancelled():
                 return _reused(future.result(), first, row_id)
+
+    def known(self, key: bytes | None, row_id: int) -> Reused | None:
+        """The judgement of what `key` stands for, if it was made within the window."""
+        self._forget_old()
+        if key is None or (found := self._known.get(key)) is None:
+            return None
+        return _reused(found[2], found[1], row_id)
 
     def _forget_old(self) -> None:
         while self._known and next(iter(self._known.values()))[0] <= self._clock() - self._window:

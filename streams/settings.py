@@ -73,9 +73,16 @@ class Settings(BaseSettings):
     )
     engine_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
     engine_model: str = Field(default="", description="model to use; default: the first that the server names")
-    engine_dialect: Literal["", "vllm", "llamacpp", "openai"] = Field(default="", description="default: found out")
-    engine_requests_in_flight: int = Field(default=4, ge=1, le=1024, description="requests at once")
+    engine_dialect: Literal["", "vllm", "llamacpp", "openai", "votes"] = Field(
+        default="", description="default: found out"
+    )
+    engine_prompts_in_flight: int = Field(
+        default=1024, ge=1, le=16_384, description="prompts at once, at most; as many as the engine can take"
+    )
     engine_prompts_per_request: int = Field(default=0, ge=0, le=256, description="0: what the dialect accounts for")
+    engine_linger_seconds: float = Field(
+        default=0.002, ge=0, le=1, description="how long a prompt may wait for others to share a request"
+    )
     engine_attempts: int = Field(
         default=5, ge=1, le=100, description="failures on one prompt, while others succeed, before its row is given up"
     )
@@ -84,6 +91,10 @@ class Settings(BaseSettings):
     price_input_usd: float = Field(default=0, ge=0, description="US dollars a million input tokens")
     price_cached_usd: float = Field(default=0, ge=0, description="US dollars a million input tokens from the cache")
     price_output_usd: float = Field(default=0, ge=0, description="US dollars a million output tokens")
+    gpu_hour_usd: float = Field(default=0, ge=0, description="US dollars an hour of a GPU; instead of prices of tokens")
+    gpus: float = Field(
+        default=1, gt=0, description="GPUs paid for on this worker's behalf: the engine's, over its workers"
+    )
 
     clickhouse_url: Annotated[str, _address(("http", "https"))] = Field(default="", description="http://host:8123")
     clickhouse_user: str = Field(default="default", description="user")
@@ -93,7 +104,7 @@ class Settings(BaseSettings):
 
     web_host: str = Field(default="127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(default=8080, ge=0, le=65535, description="port of /metrics and /health; 0: any")
-    rows_in_flight: int = Field(default=256, ge=1, le=100_000, description="rows that a stage works on at once")
+    rows_in_flight: int = Field(default=2048, ge=1, le=100_000, description="rows that a stage works on at once")
     dead_letter_share: float = Field(
         default=0.5, ge=0, le=1, description="share of the last 200 rows above which the worker stops; 1: never"
     )
@@ -107,6 +118,8 @@ class Settings(BaseSettings):
             mistakes.append("WEIR_KAFKA_SASL_MECHANISM needs WEIR_KAFKA_USER and WEIR_KAFKA_PASSWORD")
         if bool(self.kafka_cert_file) != bool(self.kafka_key_file):
             mistakes.append("WEIR_KAFKA_CERT_FILE and WEIR_KAFKA_KEY_FILE go together")
+        if self.gpu_hour_usd and (self.price_input_usd or self.price_cached_usd or self.price_output_usd):
+            mistakes.append("WEIR_GPU_HOUR_USD and WEIR_PRICE_*_USD: paid by the hour or by tokens, not both")
         for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file"):
             file = getattr(self, name)
             if file and not Path(file).is_file():
@@ -135,8 +148,9 @@ class Settings(BaseSettings):
             api_key=self.engine_api_key.get_secret_value(),
             model=self.engine_model,
             dialect=self.engine_dialect,
-            requests_in_flight=self.engine_requests_in_flight,
+            prompts_in_flight=self.engine_prompts_in_flight,
             prompts_per_request=self.engine_prompts_per_request,
+            linger=self.engine_linger_seconds,
             timeout=self.engine_timeout_seconds,
             attempts=self.engine_attempts,
             context_tokens=self.engine_context_tokens,
@@ -145,7 +159,7 @@ class Settings(BaseSettings):
     @property
     def prices(self) -> Prices:
         """What tokens cost."""
-        return Prices(self.price_input_usd, self.price_cached_usd, self.price_output_usd)
+        return Prices(self.price_input_usd, self.price_cached_usd, self.price_output_usd, self.gpu_hour_usd, self.gpus)
 
     @property
     def store(self) -> StoreSettings:

@@ -25,6 +25,11 @@ def dead_letters(topic: str) -> str:
     return f"{topic}.dlq"
 
 
+def deferred(topic: str) -> str:
+    """The topic for messages of `topic` that wait for another day."""
+    return f"{topic}.deferred"
+
+
 def topics_of(pipelines: Iterable[Pipeline]) -> list[Topic]:
     """Every topic that the pipelines read or write, once, in the order of the flow."""
     found: dict[str, Topic] = {}
@@ -34,6 +39,9 @@ def topics_of(pipelines: Iterable[Pipeline]) -> list[Topic]:
             found.setdefault(reads, Topic(reads, f"read by {pipeline.name}/{stage.name}"))
             dlq = dead_letters(reads)
             found.setdefault(dlq, Topic(dlq, f"what could not be processed of {reads}", MAX_DEAD_LETTER_BYTES))
+            if pipeline.limits.defers:
+                later = deferred(reads)
+                found.setdefault(later, Topic(later, f"what waits for another day of {reads}", MAX_DEAD_LETTER_BYTES))
             found.setdefault(stage.writes, Topic(stage.writes, f"written by {pipeline.name}/{stage.name}"))
     return list(found.values())
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
+import orjson
+
 from inference.judgement import Judgement
 from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
@@ -47,6 +49,8 @@ def verdict_of(
         label=judgement.label,
         scores=dict(judgement.scores),
         confidence=judgement.confidence,
+        confidence_source=judgement.confidence_source,
+        output=dict(judgement.output),
         model=judgement.model,
         prompt_hash=judgement.prompt_hash,
         parts=judgement.parts,
@@ -55,6 +59,7 @@ def verdict_of(
             input_tokens=usage.input_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
         ),
         cost_usd=judgement.cost_usd,
+        engine_seconds=judgement.engine_seconds,
         latency_ms=max(0, round((judged_at - event.event_time).total_seconds() * 1000)),
         event_time=event.event_time,
         judged_at=judged_at,
@@ -80,6 +85,8 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
         label=row.label,
         scores=dict(zip(stored.labels, row.scores, strict=False)),
         confidence=row.confidence,
+        confidence_source=cast("Any", row.confidence_source),
+        output=orjson.loads(row.output) if row.output else {},
         model=row.model,
         prompt_hash=row.prompt_hash,
         parts=row.parts,
@@ -88,6 +95,7 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
             input_tokens=row.input_tokens, cached_tokens=row.cached_tokens, output_tokens=row.output_tokens
         ),
         cost_usd=row.cost_usd,
+        engine_seconds=row.engine_seconds,
         latency_ms=row.latency_ms,
         event_time=row.event_time,
         judged_at=row.judged_at,
@@ -152,6 +160,7 @@ def _call_rows(row_id: int, judgement: Judgement, at: datetime) -> list[Inferenc
             output_tokens=call.usage.output_tokens,
             seconds=call.seconds,
             cost_usd=call.cost_usd,
+            engine_seconds=call.engine_seconds,
         )
         for number, call in enumerate(judgement.calls)
     ]
@@ -186,4 +195,7 @@ def _verdict_row(row_id: int, event: Event, verdict: Verdict) -> VerdictRow:
         cost_usd=verdict.cost_usd,
         latency_ms=verdict.latency_ms,
         reused_from=row_of(verdict.reused_from) if verdict.reused_from else 0,
+        output=orjson.dumps(verdict.output).decode() if verdict.output else "",
+        confidence_source=verdict.confidence_source,
+        engine_seconds=verdict.engine_seconds,
     )

@@ -16,7 +16,7 @@ class Window:
         self._max_bytes = max_bytes
         self._rows = 0
         self._bytes = 0
-        self._changed = asyncio.Condition()
+        self._left = asyncio.Event()
 
     @property
     def rows(self) -> int:
@@ -25,25 +25,28 @@ class Window:
 
     async def enter(self, size: int) -> None:
         """Take a place for a row of `size` bytes; wait while the window is full. One row alone always fits."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._fits(size))
-            self._rows += 1
-            self._bytes += size
+        while not self._fits(size):
+            await self._another_left()
+        self._rows += 1
+        self._bytes += size
 
     def _fits(self, size: int) -> bool:
         return not self._rows or (self._rows < self._max_rows and self._bytes + size <= self._max_bytes)
 
-    async def leave(self, size: int) -> None:
+    def leave(self, size: int) -> None:
         """Give the place of such a row back."""
-        async with self._changed:
-            self._rows -= 1
-            self._bytes -= size
-            self._changed.notify_all()
+        self._rows -= 1
+        self._bytes -= size
+        self._left.set()
 
     async def empty(self) -> None:
         """Return when no row is in flight."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._rows)
+        while self._rows:
+            await self._another_left()
+
+    async def _another_left(self) -> None:
+        self._left.clear()
+        await self._left.wait()
 
 
 class Repeats:
@@ -113,7 +116,7 @@ class Turn:
 
     async def come(self) -> None:
         """Return when the rows before it are settled."""
-        if self._before is not None:
+        if self._before is not None and not self._before.done():
             await asyncio.wait([self._before])
 
     def end(self) -> None:

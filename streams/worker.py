@@ -5,30 +5,44 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import uuid4
 
 from faust.types import TP
 
 from inference import operators
+from inference.cost import Prices
 from inference.openai import OpenAiEngine
 from sinks import clickhouse, migrate
 from sinks.judged import Judged
+from sinks.spend import Spend
 from sinks.writer import Writer
+from streams.admission import Admission
+from streams.budgets import Budgets
 from streams.consumer import App
-from streams.errors import Fate, fate_of, is_transient
+from streams.deferred import DeferredReader
+from streams.errors import Fate, WorkerMisconfigured, fate_of, is_transient
 from streams.health import Health
 from streams.kafka import REQUEST_TIMEOUT_MS, faust_credentials
 from streams.limit import DeadLetterLimit
+from streams.limits import DEFAULT
 from streams.metrics import Metrics
 from streams.patience import persist
 from streams.pipeline import Pipeline
 from streams.publisher import Publisher
+from streams.rates import Rates
 from streams.settings import Settings
+from streams.shares import Shares
 from streams.stage import Services, StageAgent
-from streams.topics import topics_of
+from streams.topics import deferred, topics_of
+from streams.usage import UsageLedger
 from streams.web import WebServer
+from streams.window import Window
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +63,30 @@ _LONGEST_REJOIN_SECONDS = 60.0
 class Worker:
     """One process of the consumer group."""
 
-    def __init__(self, settings: Settings, pipelines: Sequence[Pipeline]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pipelines: Sequence[Pipeline],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """now: by which days and budgets go. Raises WorkerMisconfigured."""
+        _check_prices(settings, pipelines)
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
-        self._engine = OpenAiEngine(settings.engine, on_retry=self._retried)
+        self._engine = OpenAiEngine(settings.engine, on_retry=self._retried, on_limit=self._metrics.engine_limit.set)
         self._metrics.engine_breaker.set_function(lambda: self._engine.breaker_state != "closed")
+        self._metrics.engine_in_flight.set_function(lambda: self._engine.in_flight)
+        self._metrics.engine_waiting.set_function(lambda: self._engine.waiting)
         self._writer = Writer(settings.store, on_flush=self._flushed)
         self._judged = Judged(settings.store)
         self._publisher = Publisher(settings)
+        self._spend = Spend(settings.store)
+        self._budgets = Budgets({pipeline.name: pipeline.limits for pipeline in pipelines}, self._spend, now)
+        name = f"{socket.gethostname()}/{uuid4().hex[:12]}"
+        self._usage = UsageLedger(settings.prices, self._writer, self._budgets, self._metrics, name, now)
+        self._shares = Shares()
+        self._beside: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._told_to_stop = 0
         self._fatal: Exception | None = None
@@ -75,15 +104,43 @@ class Worker:
             writer=self._writer,
             judged=self._judged,
             metrics=self._metrics,
+            usage=self._usage,
             dead_letters=DeadLetterLimit(settings.dead_letter_share),
             rows_in_flight=settings.rows_in_flight,
             stop_worker=self._stop_for,
         )
+        admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
         self._agents = [
-            StageAgent(pipeline, stage, operators.create(stage.judge, self._engine, settings.prices), services)
+            StageAgent(
+                pipeline,
+                stage,
+                operators.create(stage.judge, self._engine, settings.prices),
+                admissions[pipeline.name],
+                services,
+            )
             for pipeline in pipelines
             for stage in pipeline.stages
         ]
+        waiting: dict[str, list[StageAgent]] = {}
+        for agent in self._agents:
+            if agent.defers:
+                waiting.setdefault(deferred(agent.reads), []).append(agent)
+        self._deferred = DeferredReader(
+            settings, waiting, lambda partitions: self._shares.assigned("deferred", partitions), _REVOKE_SECONDS, now
+        )
+
+    def _admission(self, pipeline: Pipeline) -> Admission:
+        """What bounds the rows of a pipeline, with metrics that show it."""
+        limits = pipeline.limits
+        reads = [pipeline.reads(stage) for stage in pipeline.stages]
+        topics = [*reads, *map(deferred, reads)] if limits.defers else reads
+        rates = Rates(limits, lambda: self._shares.of(topics))
+        self._metrics.rate_waiting.labels(pipeline.name).set_function(lambda: rates.all_waiting)
+        for tenant in limits.tenants.keys() - {DEFAULT}:
+            if limits.of(tenant).has_budget:
+                gauge = self._metrics.budget_spent.labels(pipeline.name, tenant)
+                gauge.set_function(partial(self._budgets.share_spent, pipeline.name, tenant))
+        return Admission(pipeline.name, limits, rates, self._budgets)
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT; a second one does not wait for rows in flight.
@@ -107,16 +164,24 @@ class Worker:
         """Reach everything, however long that takes, before the first message is taken."""
         stack.push_async_callback(self._engine.close)
         await persist(self._engine.connect)
+        self._usage.open(self._engine.meter, self._settings.engine_url)
         await persist(lambda: asyncio.to_thread(migrate.check, self._settings.store))
         self._writer.start()
         stack.push_async_callback(self._writer.close)
+        stack.push_async_callback(self._usage.close)
+        stack.callback(self._spend.close)
+        await self._budgets.look()
         self._judged.start()
         stack.push_async_callback(self._judged.close)
         await persist(self._publisher.start)
         needed = [topic.name for topic in topics_of(self._pipelines)]
         await persist(lambda: self._publisher.require(needed))
+        self._shares.known(await persist(lambda: self._publisher.partitions(needed)))
         for agent in self._agents:
             await persist(agent.prepare)
+        stack.push_async_callback(self._end_beside)
+        self._start_beside(self._usage.run())
+        self._start_beside(persist(self._deferred.run))
 
     async def _consume(self) -> None:
         """Read until told to stop, with a new consumer whenever one ends. Rows in flight go on meanwhile."""
@@ -149,19 +214,29 @@ class Worker:
         """Take nothing new, and give rows in flight some time to finish."""
         app.consumer.stop_flow()
         app.flow_control.suspend()
+        for task in self._beside:
+            task.cancel()
         seconds = self._settings.drain_seconds
-        await self._finish_rows(seconds if self._fatal is None else min(seconds, _REVOKE_SECONDS))
+        windows = [window for agent in self._agents for window in (agent.window, agent.deferred_window)]
+        await _finish_rows(seconds if self._fatal is None else min(seconds, _REVOKE_SECONDS), windows)
         for agent in self._agents:
             agent.cancel()
 
-    async def _finish_rows(self, seconds: float) -> None:
-        """Return when no row is in flight, or after `seconds`."""
-        rows = sum(agent.window.rows for agent in self._agents)
-        if rows:
-            log.info("%d rows in flight have %.0f s to finish", rows, seconds)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await asyncio.gather(*(agent.window.empty() for agent in self._agents))
+    def _start_beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let this run until the worker stops; stop the worker if it fails."""
+
+        async def run() -> None:
+            try:
+                await work
+            except Exception as error:  # noqa: BLE001  whatever it is, the worker does not go on without it
+                self._stop_for(error)
+
+        self._beside.append(asyncio.create_task(run()))
+
+    async def _end_beside(self) -> None:
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
 
     def _faust_app(self) -> App:
         settings = self._settings
@@ -187,8 +262,10 @@ class Worker:
             value_serializer="raw",
             autodiscover=False,
         )
+        app.on_assign = self._assigned
         app.on_commit = self._committed
-        app.before_revoke = lambda: self._finish_rows(_REVOKE_SECONDS)
+        windows = [agent.window for agent in self._agents]
+        app.before_revoke = lambda: _finish_rows(_REVOKE_SECONDS, windows)
         for agent in self._agents:
             app.agent(app.topic(agent.reads, value_serializer="raw"), name=agent.name)(agent.run)
         return app
@@ -239,9 +316,34 @@ class Worker:
         self._metrics.sink_rows.inc(rows)
         self._metrics.sink_flush.observe(seconds)
 
+    def _assigned(self, partitions: set[TP]) -> None:
+        self._shares.assigned("faust", partitions)
+        for agent in self._agents:
+            agent.assigned(partitions)
+
     def _committed(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             self._metrics.committed.labels(tp.topic, tp.partition).set(offset)
+
+
+async def _finish_rows(seconds: float, windows: Sequence[Window]) -> None:
+    """Return when no row is in flight in these windows, or after `seconds`."""
+    if rows := sum(window.rows for window in windows):
+        log.info("%d rows in flight have %.0f s to finish", rows, seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(window.empty() for window in windows))
+
+
+def _check_prices(settings: Settings, pipelines: Sequence[Pipeline]) -> None:
+    """Without prices a budget in dollars would never be spent, and nobody would notice."""
+    priced = settings.prices != Prices(gpus=settings.gpus)
+    for pipeline in pipelines:
+        if not priced and any(tenant.usd_per_day is not None for tenant in pipeline.limits.tenants.values()):
+            raise WorkerMisconfigured(
+                f"pipeline {pipeline.name!r} limits usd_per_day, but nothing has a price; "
+                "set WEIR_GPU_HOUR_USD or WEIR_PRICE_*_USD"
+            )
 
 
 @asynccontextmanager

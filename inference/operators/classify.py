@@ -8,7 +8,7 @@ from pydantic import Field
 
 from inference.cost import Prices
 from inference.engine import Engine
-from inference.judgement import Judgement, Passage
+from inference.judgement import Identity, Judgement, Passage
 from inference.operators.labels import Instruction, LabelName, LabelScorer, LabelSettings, Share
 from inference.section import Section
 
@@ -50,27 +50,34 @@ class Classify:
 
     def __init__(self, settings: ClassifySettings, engine: Engine, prices: Prices) -> None:
         self._settings = settings
-        self._engine = engine
-        self.scorer = LabelScorer(settings, engine, prices)
+        self._scorer = LabelScorer(settings, engine, prices)
+
+    @property
+    def identity(self) -> Identity:
+        return self._scorer.identity
+
+    async def prepare(self) -> None:
+        await self._scorer.prepare()
 
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""
-        scored = await self.scorer.score(passage)
+        scored = await self._scorer.score(passage)
         parts = scored.probabilities
         weights = [math.exp(sum(map(_log, column)) / len(parts)) for column in zip(*parts, strict=True)]
         total = sum(weights)
-        scores = {label: weight / total for label, weight in zip(self.scorer.labels, weights, strict=True)}
+        scores = {label: weight / total for label, weight in zip(self._scorer.labels, weights, strict=True)}
         label = max(scores, key=scores.__getitem__)
         return Judgement(
             decision="accept" if scores[label] >= self._settings.review_below else "review",
             label=label,
             scores=scores,
             confidence=scores[label],
-            model=self._engine.model,
-            prompt_hash=self.scorer.prompt_hash,
+            model=self.identity.model,
+            prompt_hash=self.identity.prompt_hash,
             calls=scored.calls,
             parts=len(parts),
             context_read=scored.context_read,
+            confidence_source=scored.source,
         )
 
 

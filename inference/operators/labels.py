@@ -1,8 +1,7 @@
-"""What `moderate` and `classify` share: one prompt, one token, a calibrated probability for each label."""
+"""What `moderate`, `classify` and `check` share: one prompt, one token, a calibrated probability for each label."""
 
 import asyncio
 import logging
-import math
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,15 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from inference.calibration import CONTENT_FREE, Calibration
+from inference.calibration import Calibration, CalibrationSettings
 from inference.cost import Prices
-from inference.engine import Engine, LabelToken, Score
-from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable, PromptRejected
-from inference.judgement import Call, Passage
+from inference.engine import Caller, Completion, ConfidenceSource, Engine, LabelToken, Score
+from inference.errors import EngineMisconfigured, PromptRejected
+from inference.judgement import Call, Identity, Passage
+from inference.operators.asking import few_at_once, preparing
 from inference.prompt import Example, LabelPrompt
+from inference.room import Room, chosen
 from inference.section import Section
-from inference.text import one_line, split
 
 log = logging.getLogger(__name__)
 
@@ -26,37 +26,27 @@ Instruction = Annotated[str, Field(min_length=1, description="what the model is 
 LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case, for topics and metrics")]
 
 _ANSWER_TOKENS = 1
-_SERVER_TOKENS = 4  # that the server puts around a prompt, and that come to be where text and prompt meet
-_OVERLAP = 0.1  # share of a part that the next part repeats
-_CONTEXT_LINE_TOKENS = 4  # "Earlier: " and the line break
-_PARTS_AT_ONCE = 2  # so that one long text leaves the engine to others as well
-_SHRINK = 0.9  # a part that is still too long is cut to this share of what would have fitted
 _MAX_LABELS = len(string.ascii_uppercase)  # each label can fall back to a letter, and vLLM returns up to 128 tokens
-
-
-class CalibrationSettings(Section):
-    """How the model's bias is measured and what is expected instead."""
-
-    content_free: list[str] = Field(
-        default=list(CONTENT_FREE),
-        description="texts that deserve no label in particular; the model's answer to them is its bias; [] for none",
-    )
-    prior: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        default_factory=dict,
-        description="label to its expected share of the traffic, any scale; all labels or none; none: all equal",
-    )
 
 
 class LabelSettings(Section):
     """Settings that every operator with one label of several has."""
 
     instruction: Instruction
-    examples: list[Example] = Field(default_factory=list, description="solved examples, in the order of the prompt")
+    examples: Sequence[Example] = Field(default_factory=list, description="solved examples, in the order of the prompt")
     calibration: CalibrationSettings = Field(default=CalibrationSettings())
 
     def labels(self) -> Mapping[str, str]:
         """Label to definition, in the order of the scores."""
         raise NotImplementedError
+
+    def about(self) -> str:
+        """What it gives, for people."""
+        return f"{', '.join(self.labels())}; {len(self.examples)} examples"
+
+    def fine(self) -> int | None:
+        """Index of the label of text with which nothing is wrong, where there is one."""
+        return None
 
     def names(self) -> list[str]:
         """The labels as the file has them, so that one that stands there twice is noticed."""
@@ -65,6 +55,10 @@ class LabelSettings(Section):
     def words(self) -> Mapping[str, str]:
         """Label to the word that the model answers with."""
         return {label: label for label in self.labels()}
+
+    def prompt(self, words: Mapping[str, str]) -> LabelPrompt:
+        """The prompt, with these words for the labels."""
+        return LabelPrompt(self.instruction, self.labels(), words, self.examples)
 
     @model_validator(mode="after")
     def _labels_are_known(self) -> Self:
@@ -84,38 +78,33 @@ class LabelSettings(Section):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """probabilities: of the labels, for each part of the text. calls: for each part that differs from the others.
-    context_read: whether the model read the passage's context.
+    """probabilities: of the labels, for each question. calls: for each question that differs from the others.
+    context_read: which texts of the passage's context the model read. source: what the probabilities rest on.
     """
 
     probabilities: list[list[float]]
     calls: list[Call]
-    context_read: bool
+    context_read: tuple[int, ...]
+    source: ConfidenceSource
 
 
 class LabelScorer:
-    """Scores text against a fixed set of labels with one output token a part."""
+    """Scores text against a fixed set of labels with one output token a question."""
 
     def __init__(self, settings: LabelSettings, engine: Engine, prices: Prices) -> None:
         self.labels = list(settings.labels())
-        self.prompt_hash = ""
         self._settings = settings
         self._engine = engine
         self._prices = prices
-        self._prompt = LabelPrompt(settings.instruction, settings.labels(), settings.words(), settings.examples)
-        self._tokens: list[LabelToken] = []
+        self._prompt = settings.prompt(settings.words())
+        self._tokens: tuple[LabelToken, ...] = ()
         self._calibration = Calibration([], [1.0] * len(self.labels))
-        self._budget = 0
+        self.room = Room(engine)
+        self.identity = self._identify("")  # right once `prepare` has returned
 
-    @property
-    def prompt_text(self) -> str:
-        """The prompt as sent, with {context} and {text} where a row's text goes."""
-        return self._prompt.render("{text}", ["{context}"])
-
-    @property
-    def model(self) -> str:
-        """Name of the model that judges."""
-        return self._engine.model
+    def _identify(self, prompt_hash: str) -> Identity:
+        text = self._prompt.render("{text}", ["{context}"]).text
+        return Identity(self._engine.model, prompt_hash, text, self.labels)
 
     async def prepare(self) -> None:
         """Choose the label tokens, measure the model's bias and the room that a text has.
@@ -123,23 +112,15 @@ class LabelScorer:
         Raises EngineMisconfigured if the model cannot tell the labels apart, if the prompt leaves no room for text, or
         if the engine rejects it; EngineUnavailable if the engine fails at it again and again while it answers others.
         """
-        try:
+        with preparing("the labels"):
             await self._prepare()
-        except AttemptsExhausted as error:
-            raise EngineUnavailable(f"the engine cannot be asked for the labels: {error}", error.reason) from error
 
     async def _prepare(self) -> None:
-        words = await self._single_token_words()
-        self._prompt = LabelPrompt(self._settings.instruction, self._settings.labels(), words, self._settings.examples)
-        self._tokens = [await self._label_token(words[label]) for label in self.labels]
-        shared = await self._count_tokens(self._prompt.render(""))
-        self._budget = self._engine.context_tokens - shared - _ANSWER_TOKENS - _SERVER_TOKENS
-        if self._budget < shared // 20 + 16:
-            raise EngineMisconfigured(
-                f"the prompt has {shared} tokens and {self._engine.model} takes {self._engine.context_tokens}: "
-                "no room is left for text; use fewer or shorter examples"
-            )
-        calibration = self._settings.calibration
+        settings, calibration = self._settings, self._settings.calibration
+        words = await single_token_words(self._engine, settings.words())
+        self._prompt = settings.prompt(words)
+        self._tokens = tuple([await label_token(self._engine, f" {words[label]}") for label in self.labels])
+        await self.room.measure(self._prompt.render("").text, _ANSWER_TOKENS)
         try:
             bias = await asyncio.gather(
                 *(self._engine.score(self._prompt.render(text), self._tokens) for text in calibration.content_free)
@@ -149,85 +130,65 @@ class LabelScorer:
                 f"the engine takes no prompt for a text of calibration.content_free: {error}"
             ) from error
         prior = [calibration.prior.get(label, 1.0) for label in self.labels]
-        self._calibration = Calibration([score.logprobs for score in bias], prior)
-        self.prompt_hash = self._prompt.hash(self.labels, calibration.content_free, prior)
+        self._calibration = Calibration(
+            [score.logprobs for score in bias], prior, calibration.temperature, calibration.isotonic, settings.fine()
+        )
+        shaping = calibration.model_dump_json(exclude={"prior"})
+        self.identity = self._identify(self._prompt.hash(self.labels, prior, shaping))
 
     async def score(self, passage: Passage) -> Scored:
         """Calibrated probabilities of the labels for each part of the text.
 
-        Text that fits is one part, with its context. Longer text is split at sentence ends with some overlap, and
-        context is left out. Parts that are the same are asked for once. Raises PromptRejected, AttemptsExhausted,
-        EngineMisconfigured.
+        Text that fits is one part, with its context. Longer text is split and judged without context. Parts that are
+        the same are asked for once. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured.
         """
-        parts, context = await self._parts(passage)
-        turn = asyncio.Semaphore(_PARTS_AT_ONCE)
+        parts, read = await self.room.parts(passage)
+        context = tuple(chosen(passage, read))
+        return await self.ask([(part, context) for part in parts], passage.caller, read)
 
-        async def ask(part: str) -> Score:
-            async with turn:
-                return await self._engine.score(self._prompt.render(part, context), self._tokens)
+    async def ask(
+        self, questions: Sequence[tuple[str, tuple[str, ...]]], caller: Caller, read: tuple[int, ...] = ()
+    ) -> Scored:
+        """Calibrated probabilities of the labels for texts, each with what stands before it in its prompt.
 
-        distinct = list(dict.fromkeys(parts))
-        scores = dict(zip(distinct, await asyncio.gather(*map(ask, distinct)), strict=True))
-        probabilities = {part: self._calibration(score.logprobs) for part, score in scores.items()}
-        calls = [Call(score.usage, score.seconds, self._prices.cost(score.usage)) for score in scores.values()]
-        return Scored([probabilities[part] for part in parts], calls, bool(context))
-
-    async def _parts(self, passage: Passage) -> tuple[list[str], Sequence[str]]:
-        bounds = [await self._bound(message) for message in passage.context]
-        room = self._budget - sum(bounds) - _CONTEXT_LINE_TOKENS * len(bounds)
-        if room > 0 and await self._fits(passage.text, room):
-            return [passage.text], passage.context
-        return await self._split(passage.text), ()
-
-    async def _fits(self, text: str, room: int) -> bool:
-        """Whether the text has at most `room` tokens. A token is at least one byte, so short text needs no count."""
-        return len(one_line(text).encode()) <= room or await self._count_tokens(one_line(text)) <= room
-
-    async def _bound(self, text: str) -> int:
-        """At least as many tokens as the text has."""
-        size = len(one_line(text).encode())
-        return size if size < 64 else await self._count_tokens(one_line(text))
-
-    async def _split(self, text: str) -> list[str]:
-        """Parts that each fit into the prompt, judged by the model's own tokenizer."""
-        if await self._fits(text, self._budget):
-            return [text]
-        tokens = await self._count_tokens(one_line(text))
-        characters = max(1, int(len(text) * self._budget / tokens * _SHRINK))
-        parts: list[str] = []
-        for part in split(text, characters, int(characters * _OVERLAP)):
-            parts += [part] if await self._fits(part, self._budget) else await self._halve(part)
-        return parts
-
-    async def _halve(self, text: str) -> list[str]:
-        """For text that is denser in tokens than the rest."""
-        halves = split(text, max(1, math.ceil(len(text) / 2)))
-        parts: list[str] = []
-        for half in halves:
-            parts += [half] if await self._fits(half, self._budget) else await self._halve(half)
-        return parts
-
-    async def _count_tokens(self, text: str) -> int:
-        """Tokens of the text; for an engine without tokenizer its bytes, which are at least as many."""
-        tokens = await self._engine.tokenize(text)
-        return len(text.encode()) if tokens is None else len(tokens)
-
-    async def _label_token(self, word: str) -> LabelToken:
-        tokens = await self._engine.tokenize(f" {word}")
-        if tokens is not None and len(tokens) != 1:
-            raise EngineMisconfigured(f"{self._engine.model} writes the answer {word!r} with {len(tokens)} tokens")
-        return LabelToken(f" {word}", tokens[0] if tokens else None)
-
-    async def _single_token_words(self) -> Mapping[str, str]:
-        """The labels' own words if each is a single token of its own for this model, otherwise letters.
-
-        For an engine without tokenizer each word is taken for one token.
+        read: what the answer is to have as `context_read`. Nothing is split here. Raises like `score`.
         """
-        words = self._settings.words()
-        tokens = [await self._engine.tokenize(f" {word}") for word in words.values()]
-        ids = {(word,) if t is None else tuple(t) for word, t in zip(words.values(), tokens, strict=True)}
-        if all(len(i) == 1 for i in ids) and len(ids) == len(words):
-            return words
-        letters = dict(zip(words, string.ascii_uppercase, strict=False))
-        log.info("%s cannot answer %s with one token each; using letters", self._engine.model, "/".join(words.values()))
-        return letters
+
+        async def one(question: tuple[str, tuple[str, ...]]) -> Score:
+            return await self._engine.score(self._prompt.render(*question), self._tokens, caller)
+
+        distinct = list(dict.fromkeys(questions))
+        scores = await few_at_once(one, distinct)
+        probabilities = {
+            question: self._calibration(score.logprobs) for question, score in zip(distinct, scores, strict=True)
+        }
+        calls = [call_of(score, self._prices) for score in scores]
+        return Scored([probabilities[question] for question in questions], calls, read, scores[0].source)
+
+
+def call_of(answer: Score | Completion, prices: Prices) -> Call:
+    """What an answer of the engine took."""
+    cost = prices.cost(answer.usage, answer.engine_seconds)
+    return Call(answer.usage, answer.seconds, cost, answer.engine_seconds)
+
+
+async def label_token(engine: Engine, text: str) -> LabelToken:
+    """The one token of a text, of an engine that can tell. Raises EngineMisconfigured if it has more."""
+    tokens = await engine.tokenize(text)
+    if tokens is not None and len(tokens) != 1:
+        raise EngineMisconfigured(f"{engine.model} writes the answer {text.strip()!r} with {len(tokens)} tokens")
+    return LabelToken(text, tokens[0] if tokens else None)
+
+
+async def single_token_words(engine: Engine, words: Mapping[str, str]) -> Mapping[str, str]:
+    """The labels' own words if each is a single token of its own for this model, otherwise letters.
+
+    For an engine without tokenizer each word is taken for one token.
+    """
+    tokens = [await engine.tokenize(f" {word}") for word in words.values()]
+    ids = {(word,) if t is None else tuple(t) for word, t in zip(words.values(), tokens, strict=True)}
+    if all(len(i) == 1 for i in ids) and len(ids) == len(words):
+        return words
+    letters = dict(zip(words, string.ascii_uppercase, strict=False))
+    log.info("%s cannot answer %s with one token each; using letters", engine.model, "/".join(words.values()))
+    return letters

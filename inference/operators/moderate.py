@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from inference.cost import Prices
 from inference.engine import Engine
-from inference.judgement import Judgement, Passage
+from inference.judgement import Identity, Judgement, Passage
 from inference.operators.labels import Instruction, LabelName, LabelScorer, LabelSettings, Share
 from inference.section import Section
 
@@ -49,6 +49,9 @@ class ModerateSettings(LabelSettings):
         rules = {category.name: category.definition for category in self.categories}
         return {self.allowed.name: self.allowed.definition, **rules}
 
+    def fine(self) -> int | None:
+        return 0
+
     def names(self) -> list[str]:
         return [self.allowed.name, *(category.name for category in self.categories)]
 
@@ -80,15 +83,21 @@ class Moderate:
 
     def __init__(self, settings: ModerateSettings, engine: Engine, prices: Prices) -> None:
         self._settings = settings
-        self._engine = engine
-        self.scorer = LabelScorer(settings, engine, prices)
+        self._scorer = LabelScorer(settings, engine, prices)
+
+    @property
+    def identity(self) -> Identity:
+        return self._scorer.identity
+
+    async def prepare(self) -> None:
+        await self._scorer.prepare()
 
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""
-        scored = await self.scorer.score(passage)
+        scored = await self._scorer.score(passage)
         parts = scored.probabilities
         allowed = self._settings.allowed.name
-        scores = dict(zip(self.scorer.labels, (max(column) for column in zip(*parts, strict=True)), strict=True))
+        scores = dict(zip(self._scorer.labels, (max(column) for column in zip(*parts, strict=True)), strict=True))
         scores[allowed] = min(part[0] for part in parts)
         decision = self._decide(scores)
         return Judgement(
@@ -96,11 +105,12 @@ class Moderate:
             label=max(scores, key=scores.__getitem__),
             scores=scores,
             confidence=scores[allowed] if decision == "allow" else 1 - scores[allowed],
-            model=self._engine.model,
-            prompt_hash=self.scorer.prompt_hash,
+            model=self.identity.model,
+            prompt_hash=self.identity.prompt_hash,
             calls=scored.calls,
             parts=len(parts),
             context_read=scored.context_read,
+            confidence_source=scored.source,
         )
 
     def _decide(self, scores: Mapping[str, float]) -> str:

@@ -1,5 +1,7 @@
 """Commands. Each reads its settings, calls one module, and turns known errors into one message and exit status 2."""
 
+import asyncio
+import gc
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from inference.errors import EngineMisconfigured, EngineUnavailable
 from sinks import clickhouse, lineage, migrate
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
+from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
 from streams.cli.lineage_tree import render
@@ -34,12 +37,15 @@ _KNOWN_ERRORS = (
     KafkaError,
 )
 
+_GC_OBJECTS = 50_000
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 topics_app = typer.Typer(no_args_is_help=True, help="Topics of the pipelines.")
 schema_app = typer.Typer(no_args_is_help=True, help="Generated documents: formats, topics, metrics.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
+app.command("calibrate")(calibrate_command)
 
 PipelinesOption = Annotated[
     list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
@@ -58,10 +64,16 @@ def main() -> None:
 @app.command()
 def worker(pipelines: PipelinesOption) -> None:
     """Judge what arrives, until SIGTERM."""
+    import uvloop
+
     from streams.worker import Worker  # Faust takes a while to import, and only this command needs it
 
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # also for the threads in which Faust talks to Kafka
     chosen = load_settings("kafka", "engine", "clickhouse")
     loaded = pipeline.load_all(pipelines)
+    # Rows in flight are many objects and none of them is garbage: looking through them all the time found nothing.
+    gc.freeze()
+    gc.set_threshold(_GC_OBJECTS, *gc.get_threshold()[1:])
     run_async(_start(lambda: Worker(chosen, loaded)))
 
 
@@ -121,9 +133,10 @@ def check(files: Annotated[list[Path], typer.Argument(help="Pipeline files or fo
     """Check pipeline files; prints what each does, or every mistake with its line."""
     for loaded in pipeline.load_all(files):
         for stage in loaded.stages:
-            labels = ", ".join(stage.judge.labels())
             typer.echo(f"{loaded.name} {loaded.version}: {loaded.reads(stage)} -> {stage.name} -> {stage.writes}")
-            typer.echo(f"  {stage.judge.operator}: {labels}; {len(stage.judge.examples)} examples; SLA {loaded.sla}")
+            typer.echo(f"  {stage.judge.operator}: {stage.judge.about()}; SLA {loaded.sla}")
+        for limit in loaded.limits.described():
+            typer.echo(f"  limits of {limit}")
 
 
 @topics_app.command("create")

@@ -42,8 +42,8 @@ def running(data: Path) -> Iterator[Servers]:
             clickhouse_url=store.url,
             web_port=free_port(),
             kafka_session_seconds=6,  # Tansu lets a member in after half of this
-            # Two requests over four slots: a slot with the right prompt in its cache is nearly always free.
-            engine_requests_in_flight=2,
+            # Two prompts over four slots: a slot with the right prompt in its cache is nearly always free.
+            engine_prompts_in_flight=2,
             rows_in_flight=32,
             # Nominal, as for a model of a few billion parameters on a rented GPU.
             price_input_usd=0.05,

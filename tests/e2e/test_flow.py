@@ -245,7 +245,7 @@ def test_metrics_count_what_happened(flow: Flow) -> None:
     model = f"gen_ai_request_model={flow.verdicts['plain']['model']}"
     tokens = samples[f"gen_ai_client_token_usage_sum{{{model},gen_ai_token_type=input,{stage}}}"]
     assert tokens == sum(v["usage"]["input_tokens"] for v in flow.verdicts.values())
-    assert samples[f"weir_cost_usd_total{{{stage}}}"] == pytest.approx(
+    assert samples[f"weir_cost_usd_total{{{stage},tenant=other}}"] == pytest.approx(
         sum(v["cost_usd"] for v in flow.verdicts.values())
     )
     assert samples["weir_dependency_up{dependency=engine}"] == 1

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from deploy.embedded.engine import LlamaEngine
-from inference.engine import LabelToken
+from inference.engine import LabelToken, Prompt
 from inference.openai import EngineSettings, OpenAiEngine
 from inference.text import one_line
 
@@ -95,8 +95,9 @@ class ScriptedEngine(Server):
 
     script: handlers for the next requests to /v1/completions, one each; the others are answered properly.
     probabilities: message to the probability of each label word; `message` is what stands after the last "Message:",
-    or the prompt itself. together: requests wait for each other here. start_tokens: how many tokens the server puts
-    before each prompt. rejected: prompts that were too long.
+    or the prompt itself. writes: prompt to the text that the model writes after it. load: requests that run and that
+    wait, where the server is to tell them. together: requests wait for each other here. start_tokens: how many tokens
+    the server puts before each prompt. rejected: prompts that were too long.
 
     Its tokens are words of up to eight letters with the space before them, pieces of longer words, and other signs.
     """
@@ -107,14 +108,15 @@ class ScriptedEngine(Server):
         self.tokenizer: deque[Handler] = deque()
         self.script: deque[Handler] = deque()
         self.probabilities: Callable[[str], Mapping[str, float]] = lambda _: {"ok": 1.0}
+        self.writes: Callable[[str], str] = lambda _: ""
+        self.load: tuple[float, float] | None = None
         self.together: asyncio.Barrier | None = None
         self.start_tokens = 0
         self.rejected: list[str] = []
         self._vocabulary: dict[str, int] = {}
 
     def tokens(self, text: str) -> list[int]:
-        pieces = re.findall(r" ?\w{1,8}|[^\w]", text)
-        return [self._vocabulary.setdefault(piece, len(self._vocabulary)) for piece in pieces]
+        return [self._vocabulary.setdefault(piece, len(self._vocabulary)) for piece in pieces_of(text)]
 
     def token(self, word: str) -> LabelToken:
         (number,) = self.tokens(f" {word}")
@@ -123,6 +125,10 @@ class ScriptedEngine(Server):
     async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
         if request.path == "/v1/models":
             return web.json_response(self.models)
+        if request.path == "/metrics":
+            names = ("running", "waiting") if self.load else ()
+            lines = [f"vllm:num_requests_{name} {value}\n" for name, value in zip(names, self.load or (), strict=True)]
+            return web.Response(text="".join(lines))
         if request.path == "/tokenize":
             if self.tokenizer:
                 return await self.tokenizer.popleft()(request)
@@ -138,30 +144,37 @@ class ScriptedEngine(Server):
     def complete(self, body: Mapping[str, Any]) -> web.Response:
         prompts = each(body["prompt"])
         counts = [len(self.tokens(prompt)) + self.start_tokens for prompt in prompts]
-        limit = self.models["data"][0]["max_model_len"]
+        limit = self.models["data"][0].get("max_model_len", 256)
         too_long = [prompt for prompt, count in zip(prompts, counts, strict=True) if count >= limit]
         if too_long:
             self.rejected += too_long
             return web.json_response({"error": {"message": f"maximum context length is {limit} tokens"}}, status=400)
         choices = [
-            self.choice(number, prompt, body.get("logprob_token_ids"), count)
+            self.choice(number, prompt, body.get("logprob_token_ids"), count, body.get("max_tokens", 1))
             for number, (prompt, count) in enumerate(zip(prompts, counts, strict=True))
         ]
-        usage = {"prompt_tokens": sum(counts), "completion_tokens": len(prompts)}
+        written = sum(len(choice["token_ids"]) for choice in choices)
+        usage = {"prompt_tokens": sum(counts), "completion_tokens": written}
         return web.json_response({"choices": choices, "usage": usage})
 
-    def choice(self, index: int, prompt: str, labels: Sequence[int] | None, tokens: int = 1) -> dict[str, Any]:
+    def choice(
+        self, index: int, prompt: str, labels: Sequence[int] | None, tokens: int = 1, max_tokens: int = 1
+    ) -> dict[str, Any]:
         """The answer to one prompt; where no tokens were asked for, the most probable words."""
         words = {number: word for word, number in self._vocabulary.items()}
         share = self.probabilities(message_of(prompt))
         names = [f" {word}" for word in share] if labels is None else [f"token_id:{i}" for i in labels]
-        asked = share if labels is None else [words[i].strip() for i in labels]
+        asked = share if labels is None else [words.get(i, "").strip() for i in labels]
         logprobs = {name: math.log(share.get(word, 0) or 1e-9) for name, word in zip(names, asked, strict=True)}
+        pieces = pieces_of(self.writes(prompt))
+        written = pieces[:max_tokens]
         return {
             "index": index,
-            "logprobs": {"top_logprobs": [logprobs]},
+            "text": "".join(written),
+            "finish_reason": "length" if len(pieces) > max_tokens else "stop",
+            "logprobs": {"top_logprobs": [logprobs], "tokens": written, "token_logprobs": [-0.5] * len(written)},
             "prompt_token_ids": [0] * tokens,
-            "token_ids": [0],
+            "token_ids": [0] * max(1, len(written)),
         }
 
 
@@ -193,6 +206,60 @@ class Relay(Server):
             session.request(request.method, self._target + request.path, json=body) as response,
         ):
             return web.Response(status=response.status, body=await response.read(), content_type="application/json")
+
+
+class NoLogprobs(Relay):
+    """A server of the completions API that tells no probabilities and has no tokenizer, in front of llama.cpp's.
+
+    It answers as OpenAI's API would: several answers to a prompt are several requests to llama.cpp, which gives no more
+    of them than it has slots; a schema stands in `response_format`. The same request has the same answers. usage: what
+    was told of each request.
+    """
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.usage: list[dict[str, int]] = []
+
+    async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
+        async with aiohttp.ClientSession(self._target) as session:
+            if request.path == "/v1/models":
+                async with session.get(request.path) as response:
+                    models = await response.json()
+                for model in models["data"]:
+                    model["owned_by"] = "someone"
+                return web.json_response(models)
+            if request.path == "/v1/completions":
+                return await self._complete(session, body)
+        return web.json_response({"error": "no such path"}, status=404)
+
+    async def _complete(self, session: aiohttp.ClientSession, body: Mapping[str, Any]) -> web.StreamResponse:
+        asked = {name: value for name, value in body.items() if name not in {"n", "logprobs", "response_format"}}
+        if "response_format" in body:
+            asked["json_schema"] = body["response_format"]["json_schema"]["schema"]
+
+        async def one(seed: int) -> tuple[int, Any]:
+            async with session.post("/v1/completions", json={**asked, "seed": seed}) as response:
+                return response.status, await response.json()
+
+        answers = await asyncio.gather(*map(one, range(body.get("n", 1))))
+        for status, answer in answers:
+            if status != 200:
+                return web.json_response(answer, status=status)
+        usages = [answer["usage"] for _, answer in answers]
+        written = sum(usage["completion_tokens"] for usage in usages)
+        self.usage.append({"prompt_tokens": usages[0]["prompt_tokens"], "completion_tokens": written})
+        choices = [{**answer["choices"][0], "index": n, "logprobs": None} for n, (_, answer) in enumerate(answers)]
+        return web.json_response({"choices": choices, "usage": self.usage[-1]})
+
+
+def pieces_of(text: str) -> list[str]:
+    """The text in the tokens of `ScriptedEngine`."""
+    return re.findall(r" ?\w{1,8}|[^\w]", text)
+
+
+def plain(text: str) -> Prompt:
+    """A prompt that shares nothing with others."""
+    return Prompt("", text)
 
 
 def each(prompt: str | list[str]) -> list[str]:
@@ -229,6 +296,15 @@ def reply(status: int, body: Any = None) -> Handler:
         if isinstance(body, bytes):
             return web.Response(status=status, body=body)
         return web.json_response(body, status=status)
+
+    return handler
+
+
+def busy(status: int, seconds: str) -> Handler:
+    """Answer that the client should come back after so many seconds."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers={"Retry-After": seconds})
 
     return handler
 

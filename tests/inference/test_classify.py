@@ -29,7 +29,7 @@ def made(**changes: Any) -> ClassifySettings:
 
 async def judge(connect: Connect, server: Server | str, text: str = "hello", **changes: Any) -> Judgement:
     operator = Classify(made(**changes), await connect(server), Prices())
-    await operator.scorer.prepare()
+    await operator.prepare()
     return await operator.judge(Passage(text))
 
 
@@ -100,7 +100,7 @@ async def test_label_must_fit_the_whole_text(scripted: ScriptedEngine, connect: 
     assert judgement.scores == pytest.approx(
         {label: weight / sum(weights.values()) for label, weight in weights.items()}
     )
-    assert (judgement.label, judgement.context_read) == ("billing", False)
+    assert (judgement.label, judgement.context_read) == ("billing", ())
 
 
 async def test_impossible_label_leaves_the_others_comparable(scripted: ScriptedEngine, connect: Connect) -> None:

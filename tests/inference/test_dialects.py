@@ -1,38 +1,42 @@
 """Each kind of server: how it is asked for labels, and where its answer has them."""
 
+import json
 import math
 from typing import Any
 
 import pytest
 
-from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, LlamaCpp, OpenAi, Vllm, detect
-from inference.engine import LabelToken, Usage
+from inference.concurrency import Load
+from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, LlamaCpp, OpenAi, Vllm, Votes, detect, load_of
+from inference.engine import LabelToken, Token, Usage, Writing
 from inference.errors import EngineMisconfigured
 from tests.inference.conftest import recorded
 
 LABELS = [LabelToken(" ok", 10907), LabelToken(" spam", 26804), LabelToken(" hate", 13735)]
+WITH_LOGPROBS = ("vllm", "llamacpp", "openai")
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}}
 
 
 def parsed(dialect: Dialect, top: Any, labels: list[LabelToken] = LABELS) -> list[float]:
     """Log-probabilities from an answer in which `top` stands where this dialect has the most probable tokens."""
     logprobs = {"content": [{"top_probs": top}]} if dialect.name == "llamacpp" else {"top_logprobs": [top]}
-    return dialect.logprobs({"logprobs": logprobs}, labels)
+    return dialect.logprobs([{"logprobs": logprobs}], labels)
 
 
 class TestVllm:
     @pytest.mark.parametrize("name", ["one_prompt", "two_prompts", "one_prompt_cached"])
     def test_asks_as_recorded(self, name: str) -> None:
         body = recorded(name)["request"]["body"]
-        assert Vllm().parameters(LABELS).items() <= body.items()
+        assert Vllm().scoring(LABELS).items() <= body.items()
 
     def test_reads_recorded_labels_in_the_order_asked(self) -> None:
         choices = recorded("two_prompts")["answer"]["choices"]
 
-        assert [Vllm().logprobs(choice, LABELS) for choice in choices] == [
+        assert [Vllm().logprobs([choice], LABELS) for choice in choices] == [
             [-8.99481201171875, -8.27606201171875, -9.74481201171875],
             [-8.52566146850586, -10.33816146850586, -10.52566146850586],
         ]
-        assert Vllm().logprobs(choices[0], LABELS[::-1]) == [-9.74481201171875, -8.27606201171875, -8.99481201171875]
+        assert Vllm().logprobs(choices[:1], LABELS[::-1]) == [-9.74481201171875, -8.27606201171875, -8.99481201171875]
 
     @pytest.mark.parametrize(
         ("name", "usage"),
@@ -49,10 +53,34 @@ class TestVllm:
         answer = recorded("two_prompts")["answer"]
         assert Vllm().usage({**answer, "choices": answer["choices"][::-1]}) == [Usage(14, 1), Usage(10, 1)]
 
-    def test_counts_no_cached_tokens_for_several_prompts(self) -> None:
+    @pytest.mark.parametrize(
+        ("cached", "first", "last", "usage"),
+        [
+            (0, [1, 2, 3], [1, 2, 4], [Usage(3, 1), Usage(3, 1)]),
+            (2, [1, 2, 3], [1, 2, 4], [Usage(3, 1, 2), Usage(3, 1, 2)]),
+            (1, [1, 2, 3], [1, 2, 4], [Usage(3, 1, 1), Usage(3, 1, 1)]),
+            (2, [1, 9, 3], [1, 2, 4], [Usage(3, 1, 1), Usage(3, 1, 2)]),
+            (2, [9, 2], [1, 2, 4], [Usage(2, 1, 0), Usage(3, 1, 2)]),
+            (4, [1, 2], [1, 2, 3, 4, 5], [Usage(2, 1, 2), Usage(5, 1, 4)]),
+        ],
+    )
+    def test_cached_tokens_of_a_prompt_are_those_that_it_shares_with_what_the_last_one_had_cached(
+        self, cached: int, first: list[int], last: list[int], usage: list[Usage]
+    ) -> None:
         answer = recorded("two_prompts")["answer"]
-        usage = {**answer["usage"], "prompt_tokens_details": {"cached_tokens": 7}}
-        assert sum(each.cached_tokens for each in Vllm().usage({**answer, "usage": usage})) == 0
+        one, other = answer["choices"]
+        choices = [{**other, "prompt_token_ids": last}, {**one, "prompt_token_ids": first}]
+        told = {**answer["usage"], "prompt_tokens_details": {"cached_tokens": cached}}
+
+        assert Vllm().usage({**answer, "choices": choices, "usage": told}) == usage
+
+    def test_asks_for_probabilities_of_what_is_written_as_it_does_for_labels(self) -> None:
+        fields = Vllm().writing(Writing(9, json.dumps(SCHEMA), ("\n",), 0.5))
+
+        assert fields["structured_outputs"] == {"json": SCHEMA}
+        assert (fields["max_tokens"], fields["stop"], fields["temperature"]) == (9, ["\n"], 0.5)
+        assert fields["logprobs"] == Vllm().scoring(LABELS)["logprobs"]
+        assert fields["logprob_token_ids"]
 
     def test_label_that_is_missing_is_an_error(self) -> None:
         with pytest.raises(KeyError):
@@ -61,7 +89,7 @@ class TestVllm:
 
 class TestLlamaCpp:
     def test_biases_every_label_alike_and_nothing_else(self) -> None:
-        parameters = LlamaCpp().parameters(LABELS)
+        parameters = LlamaCpp().scoring(LABELS)
 
         assert parameters["logit_bias"] == [[10907, 100.0], [26804, 100.0], [13735, 100.0]]
         assert (parameters["n_probs"], parameters["post_sampling_probs"], parameters["samplers"]) == (3, True, [])
@@ -87,7 +115,7 @@ class TestLlamaCpp:
 
 class TestOpenAi:
     def test_needs_no_token_ids(self) -> None:
-        assert OpenAi().parameters([LabelToken(" ok")]) == {"logprobs": 5}
+        assert OpenAi().scoring([LabelToken(" ok")]) == {"max_tokens": 1, "temperature": 0, "logprobs": 5}
 
     def test_label_out_of_sight_is_as_probable_as_the_last_in_sight(self) -> None:
         assert parsed(OpenAi(), {" ok": -1.0, " yes": -2.0, "\n": -3.0}) == [-1.0, -3.0, -3.0]
@@ -97,30 +125,134 @@ class TestOpenAi:
             parsed(OpenAi(), {})
 
 
+class TestVotes:
+    LABELS = (LabelToken(" ok"), LabelToken(" spam"), LabelToken(" spammy"))
+
+    def counted(self, *answers: str) -> list[float]:
+        """Shares of `LABELS` that are made of these answers."""
+        weights = [math.exp(value) for value in Votes().logprobs([{"text": text} for text in answers], self.LABELS)]
+        return [weight / sum(weights) for weight in weights]
+
+    def test_asks_for_as_many_answers_as_it_counts(self) -> None:
+        assert Votes().scoring(LABELS)["n"] == Votes().choices_per_prompt > 1
+        assert Votes().scoring(LABELS)["temperature"] == 1
+
+    def test_share_of_a_label_is_that_of_its_answers(self) -> None:
+        assert self.counted(*[" ok"] * 3, *["spam"] * 5) == pytest.approx([3.5 / 9.5, 5.5 / 9.5, 0.5 / 9.5])
+
+    @pytest.mark.parametrize("text", ["spam", " spam", "Spam.", "SPAM, because", " spam\n"])
+    def test_answer_begins_with_the_label(self, text: str) -> None:
+        assert self.counted(text) == pytest.approx([0.2, 0.6, 0.2])
+
+    @pytest.mark.parametrize("text", ["", " ", "no spam", "spamming", "o", "okay"])
+    def test_answer_that_is_no_label_does_not_count(self, text: str) -> None:
+        assert self.counted(text) == pytest.approx([1 / 3] * 3)
+
+    def test_longer_label_is_not_taken_for_a_shorter_one(self) -> None:
+        assert self.counted(" spammy") == pytest.approx([0.2, 0.2, 0.6])
+
+    @pytest.mark.parametrize("choice", [{}, {"message": {"content": "ok"}}])
+    def test_answer_of_another_shape_is_an_error(self, choice: dict[str, Any]) -> None:
+        with pytest.raises(UNKNOWN_SHAPE):
+            Votes().logprobs([choice], LABELS)
+
+    def test_says_that_it_counted(self) -> None:
+        assert [name for name, dialect in DIALECTS.items() if dialect.source == "votes"] == ["votes"]
+
+
+class TestWriting:
+    @pytest.mark.parametrize("name", DIALECTS)
+    def test_limits_and_stops_are_the_same_for_all(self, name: str) -> None:
+        fields = DIALECTS[name].writing(Writing(7, stop=("\n", "###"), temperature=0.3))
+
+        assert {"max_tokens": 7, "temperature": 0.3, "stop": ["\n", "###"]}.items() <= fields.items()
+        assert not fields.keys() & {"structured_outputs", "json_schema", "response_format"}
+
+    @pytest.mark.parametrize("name", DIALECTS)
+    def test_schema_goes_where_the_server_looks_for_it(self, name: str) -> None:
+        fields = DIALECTS[name].writing(Writing(7, json.dumps(SCHEMA)))
+
+        found = {
+            "vllm": lambda: fields["structured_outputs"]["json"],
+            "llamacpp": lambda: fields["json_schema"],
+            "openai": lambda: fields["response_format"]["json_schema"]["schema"],
+            "votes": lambda: fields["response_format"]["json_schema"]["schema"],
+        }
+        assert found[name]() == SCHEMA
+        assert "stop" not in fields
+
+    @pytest.mark.parametrize("name", ["vllm", "openai"])
+    def test_tokens_are_read_in_the_shape_of_the_completions_api(self, name: str) -> None:
+        choice = {"text": "a b", "logprobs": {"tokens": ["a", " b"], "token_logprobs": [-0.5, -1]}}
+        assert DIALECTS[name].tokens(choice) == (Token("a", -0.5), Token(" b", -1.0))
+
+    def test_tokens_are_read_in_the_shape_of_the_chat_api(self) -> None:
+        content = [{"token": "a", "logprob": -0.5, "bytes": [97]}, {"token": " b", "logprob": -1}]
+        assert LlamaCpp().tokens({"logprobs": {"content": content}}) == (Token("a", -0.5), Token(" b", -1.0))
+
+    @pytest.mark.parametrize("name", DIALECTS)
+    @pytest.mark.parametrize("choice", [{"text": "a"}, {"text": "a", "logprobs": None}])
+    def test_server_that_tells_no_probabilities_tells_no_tokens(self, name: str, choice: dict[str, Any]) -> None:
+        assert DIALECTS[name].tokens(choice) == ()
+
+    @pytest.mark.parametrize("name", WITH_LOGPROBS)
+    @pytest.mark.parametrize("logprobs", [{"tokens": ["a"], "content": [{}]}, {"tokens": 1, "content": 1}, 3])
+    def test_tokens_of_another_shape_are_an_error(self, name: str, logprobs: Any) -> None:
+        with pytest.raises(UNKNOWN_SHAPE):
+            DIALECTS[name].tokens({"text": "a", "logprobs": logprobs})
+
+
+class TestLoad:
+    NAMES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+
+    def test_is_read_from_a_page_of_metrics(self) -> None:
+        page = (
+            "# HELP vllm:num_requests_running Number of requests in model execution batches.\n"
+            "# TYPE vllm:num_requests_running gauge\n"
+            'vllm:num_requests_running{engine="0",model_name="a model"} 12.0\n'
+            'vllm:num_requests_waiting{engine="0",model_name="a model"} 3.0\n'
+            'vllm:num_requests_waiting_by_reason{engine="0",model_name="a model",reason="capacity"} 99.0\n'
+        )
+        assert load_of(page, self.NAMES) == Load(12, 3)
+
+    def test_is_that_of_all_engines_of_a_server_together(self) -> None:
+        page = "".join(f'{name}{{engine="{engine}"}} {engine + 1}\n' for name in self.NAMES for engine in range(3))
+        assert load_of(page, self.NAMES) == Load(6, 6)
+
+    def test_may_have_no_labels(self) -> None:
+        names = LlamaCpp().load_metrics
+        assert names is not None
+        assert load_of(f"{names[0]} 2\n{names[1]} 0\n", names) == Load(2, 0)
+
+    @pytest.mark.parametrize("page", ["", "up 1\n", "vllm:num_requests_running 1\n", "<html>"])
+    def test_is_unknown_where_it_is_not_told(self, page: str) -> None:
+        assert load_of(page, self.NAMES) is None
+
+
 @pytest.mark.parametrize("name", ["vllm", "llamacpp"])
 def test_labels_without_ids_are_a_misconfiguration(name: str) -> None:
     with pytest.raises(EngineMisconfigured, match="/tokenize"):
-        DIALECTS[name].parameters([LABELS[0], LabelToken(" spam")])
+        DIALECTS[name].scoring([LABELS[0], LabelToken(" spam")])
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", WITH_LOGPROBS)
 @pytest.mark.parametrize(
     "choice",
     [{}, {"logprobs": None}, {"logprobs": {}}, {"logprobs": {"top_logprobs": []}}, {"logprobs": {"content": []}}],
 )
 def test_answer_without_logprobs_is_an_error(name: str, choice: dict[str, Any]) -> None:
     with pytest.raises(UNKNOWN_SHAPE):
-        DIALECTS[name].logprobs(choice, LABELS)
+        DIALECTS[name].logprobs([choice], LABELS)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("name", WITH_LOGPROBS)
 @pytest.mark.parametrize("top", [None, [None], 3])
 def test_logprobs_of_another_shape_are_an_error(name: str, top: Any) -> None:
     with pytest.raises(UNKNOWN_SHAPE):
         parsed(DIALECTS[name], top)
 
 
-@pytest.mark.parametrize("name", ["llamacpp", "openai"])
+@pytest.mark.parametrize("name", ["llamacpp", "openai", "votes"])
 @pytest.mark.parametrize(
     ("answer", "usage"),
     [

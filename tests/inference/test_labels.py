@@ -134,7 +134,7 @@ class TestPrepare:
     async def test_prompt_that_leaves_no_room_is_a_misconfiguration(
         self, scripted: ScriptedEngine, connect: Connect
     ) -> None:
-        with pytest.raises(EngineMisconfigured, match=r"the prompt has \d+ tokens and scripted takes 35: no room"):
+        with pytest.raises(EngineMisconfigured, match=r"has \d+ tokens, its answer 1, and scripted takes 35: no room"):
             await prepared(connect, scripted, context_tokens=35)
 
     async def test_prompt_that_the_engine_rejects_is_a_misconfiguration(
@@ -180,8 +180,8 @@ class TestPrepare:
     async def test_prompt_text_shows_where_the_row_goes(self, scripted: ScriptedEngine, connect: Connect) -> None:
         scorer = await prepared(connect, scripted)
 
-        assert scorer.prompt_text.endswith("\n\nEarlier: {context}\nMessage: {text}\nLabel:")
-        assert scorer.model == "scripted"
+        assert scorer.identity.prompt_text.endswith("\n\nEarlier: {context}\nMessage: {text}\nLabel:")
+        assert (scorer.identity.model, scorer.identity.labels) == ("scripted", ["ok", "spam"])
 
     async def test_hash_tells_which_settings_made_an_answer(self, scripted: ScriptedEngine, connect: Connect) -> None:
         different = [
@@ -192,33 +192,33 @@ class TestPrepare:
             made(calibration={"content_free": ["..."]}),
             made(calibration={"content_free": [], "prior": {"ok": 2, "spam": 1}}),
         ]
-        hashes = [(await prepared(connect, scripted, each)).prompt_hash for each in different]
+        hashes = [(await prepared(connect, scripted, each)).identity.prompt_hash for each in different]
 
         assert len(set(hashes)) == len(different)
-        assert (await prepared(connect, scripted, made(review_below=0.9))).prompt_hash == hashes[0]
+        assert (await prepared(connect, scripted, made(review_below=0.9))).identity.prompt_hash == hashes[0]
 
 
 class TestContext:
     async def test_is_read_where_it_fits(self, scripted: ScriptedEngine, connect: Connect) -> None:
         scored = await (await prepared(connect, scripted)).score(Passage("hello", ["first", "second"]))
 
-        assert scored.context_read
+        assert scored.context_read == (0, 1)
         assert scripted.prompts[0].endswith("Earlier: first\nEarlier: second\nMessage: hello\nLabel:")
 
-    @pytest.mark.parametrize("context", [[LONG], ["word " * 60] * 4, ["\U0001f600"] * 60])
+    @pytest.mark.parametrize("context", [[LONG], ["word " * 300] * 4, ["\U0001f600" * 300]])
     async def test_is_left_out_where_it_does_not_fit(
         self, context: list[str], scripted: ScriptedEngine, connect: Connect
     ) -> None:
         scored = await (await prepared(connect, scripted)).score(Passage("hello", context))
 
-        assert not scored.context_read
+        assert scored.context_read == ()
         assert [message_of(prompt) for prompt in scripted.prompts] == ["hello"]
         assert "Earlier:" not in scripted.prompts[0]
 
     async def test_is_left_out_for_text_in_parts(self, scripted: ScriptedEngine, connect: Connect) -> None:
         scored = await (await prepared(connect, scripted)).score(Passage(LONG, ["first"]))
 
-        assert not scored.context_read
+        assert scored.context_read == ()
         assert not [prompt for prompt in scripted.prompts if "Earlier:" in prompt]
 
 
@@ -275,7 +275,7 @@ class TestParts:
         assert [part[0] > 0.5 for part in scored.probabilities] == [False] * (len(scored.probabilities) - 1) + [True]
 
     async def test_one_long_text_leaves_the_engine_to_others(self, scripted: ScriptedEngine, connect: Connect) -> None:
-        scorer = await prepared(connect, scripted, requests_in_flight=8, prompts_per_request=1)
+        scorer = await prepared(connect, scripted, prompts_per_request=1)
 
         assert len((await scorer.score(Passage(LONG))).calls) > 4
         assert scripted.most_in_flight <= 2
@@ -291,7 +291,7 @@ class TestParts:
 
     async def test_rejected_part_rejects_the_text(self, scripted: ScriptedEngine, connect: Connect) -> None:
         scorer = await prepared(connect, scripted)
-        scripted.script.append(reply(400, {"error": "no"}))
+        scripted.script.extend([reply(400, {"error": "no"})] * 2)  # two parts may share a request, and are told apart
 
         with pytest.raises(PromptRejected, match="no"):
             await scorer.score(Passage(LONG))

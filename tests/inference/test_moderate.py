@@ -37,7 +37,7 @@ async def judge(
     if isinstance(server, ScriptedEngine) and shares is not None:
         server.probabilities = lambda _: shares
     operator = Moderate(settings or made(), await connect(server, **engine), Prices(input_usd=1e6))
-    await operator.scorer.prepare()
+    await operator.prepare()
     return await operator.judge(Passage(text))
 
 
@@ -170,7 +170,7 @@ async def test_judgement_tells_where_it_comes_from(scripted: ScriptedEngine, con
 
     assert judgement.model == "scripted"
     assert len(judgement.prompt_hash) == 32
-    assert (judgement.parts, len(judgement.calls), judgement.context_read) == (1, 1, False)
+    assert (judgement.parts, len(judgement.calls), judgement.context_read) == (1, 1, ())
     assert judgement.cost_usd == judgement.usage.input_tokens == len(scripted.tokens(scripted.prompts[0]))
 
 

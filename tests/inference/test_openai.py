@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from inference.engine import LabelToken, Score, Usage
+from inference.engine import LabelToken, Score, Usage, Writing
 from inference.errors import EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.openai import EngineSettings, OpenAiEngine
 from tests.inference.conftest import (
@@ -21,6 +21,7 @@ from tests.inference.conftest import (
     half_body,
     hang,
     hang_up,
+    plain,
     recorded,
     reply,
 )
@@ -42,7 +43,7 @@ def tokens(server: ScriptedEngine) -> list[LabelToken]:
 async def score_all(engine: OpenAiEngine, server: ScriptedEngine, prompts: list[str]) -> list[Score | BaseException]:
     async with asyncio.timeout(SECONDS):
         return await asyncio.gather(
-            *(engine.score(prompt, tokens(server)) for prompt in prompts), return_exceptions=True
+            *(engine.score(plain(prompt), tokens(server)) for prompt in prompts), return_exceptions=True
         )
 
 
@@ -74,17 +75,6 @@ class TestConnect:
         engine = await connect(scripted, context_tokens=99, dialect="openai")
 
         assert (engine.context_tokens, engine.dialect) == (99, "openai")
-
-    @pytest.mark.parametrize("suffix", ["/", "/v1", "/v1/"])
-    async def test_takes_the_url_with_or_without_version(
-        self, suffix: str, scripted: ScriptedEngine, connect: Connect
-    ) -> None:
-        assert (await connect(scripted.url + suffix)).model == "scripted"
-
-    async def test_sends_the_key(self, scripted: ScriptedEngine, connect: Connect) -> None:
-        await connect(scripted, api_key="secret")
-
-        assert scripted.headers[-1]["Authorization"] == "Bearer secret"
 
     async def test_unknown_model_is_a_misconfiguration_that_names_the_valid_ones(
         self, scripted: ScriptedEngine, connect: Connect
@@ -192,7 +182,7 @@ class TestScore:
         scripted.probabilities = lambda _: SHARES[0]
         scripted.script.extend([handler, handler])
 
-        score = await engine.score("hello", tokens(scripted))
+        score = await engine.score(plain("hello"), tokens(scripted))
 
         assert list(score.logprobs) == pytest.approx(normalised(math.log(0.5), math.log(0.25)))
         assert told in await failures.next()
@@ -207,7 +197,7 @@ class TestScore:
         choice = {**scripted.choice(0, "hello", []), "logprobs": {"top_logprobs": [top]}}
         scripted.script.append(reply(200, {"choices": [choice]}))
 
-        score = await engine.score("hello", tokens(scripted))
+        score = await engine.score(plain("hello"), tokens(scripted))
 
         assert list(score.logprobs) == pytest.approx([math.log(0.5), math.log(0.5)])
 
@@ -218,7 +208,7 @@ class TestScore:
         scripted.script.append(hang)
 
         async with asyncio.timeout(SECONDS):
-            assert isinstance(await engine.score("hello", tokens(scripted)), Score)
+            assert isinstance(await engine.score(plain("hello"), tokens(scripted)), Score)
         assert "cannot be reached" in await failures.next()
 
     @pytest.mark.parametrize("status", [400, 413, 422])
@@ -229,7 +219,7 @@ class TestScore:
         scripted.script.append(reply(status, {"error": {"message": "too long", "code": status}}))
 
         with pytest.raises(PromptRejected, match=f"/v1/completions answered {status}: too long$"):
-            await engine.score("hello", tokens(scripted))
+            await engine.score(plain("hello"), tokens(scripted))
         assert len(scripted.asked) == 1
 
     @pytest.mark.parametrize(
@@ -242,37 +232,11 @@ class TestScore:
         scripted.script.append(reply(status, {"detail": "no"}))
 
         with pytest.raises(EngineMisconfigured, match=rf"answered {status}: no \(.*{setting}\)"):
-            await engine.score("hello", tokens(scripted))
+            await engine.score(plain("hello"), tokens(scripted))
         assert len(scripted.asked) == 1
 
-    @pytest.mark.parametrize(
-        ("body", "told"),
-        [
-            ({"error": {"message": "why"}}, "why"),
-            ({"error": "why"}, "why"),
-            ({"detail": "why"}, "why"),
-            ({"error": {"message": "why\n\x1b[31m"}}, "why [31m"),
-            ({"detail": [{"msg": "too long", "input": "hello"}, {"msg": "why"}]}, "too long; why"),
-            ({"error": {"type": "x", "input": "hello"}}, "without a reason that can be shown"),
-            (["hello"], "without a reason that can be shown"),
-            (b"hello", "without a reason that can be shown"),
-            (b"", "without a reason that can be shown"),
-            ({"error": {"message": "x" * 5000}}, "x" * 300),
-        ],
-    )
-    async def test_error_quotes_the_server_in_short(
-        self, body: Any, told: str, scripted: ScriptedEngine, connect: Connect
-    ) -> None:
-        engine = await connect(scripted)
-        scripted.script.append(reply(400, body))
-
-        with pytest.raises(PromptRejected) as caught:
-            await engine.score("hello", tokens(scripted))
-        assert str(caught.value).endswith(f"answered 400: {told}")
-        assert "hello" not in str(caught.value)
-
     async def test_asks_for_one_token_without_chance(self, scripted: ScriptedEngine, connect: Connect) -> None:
-        await (await connect(scripted)).score("hello", tokens(scripted))
+        await (await connect(scripted)).score(plain("hello"), tokens(scripted))
 
         asked = {"model": "scripted", "prompt": "hello", "max_tokens": 1, "temperature": 0}
         assert asked.items() <= scripted.asked[0].items()
@@ -280,8 +244,8 @@ class TestScore:
     async def test_needs_a_connection(self, scripted: ScriptedEngine) -> None:
         engine = OpenAiEngine(EngineSettings(scripted.url))
 
-        with pytest.raises(RuntimeError, match="connect"):
-            await engine.score("hello", tokens(scripted))
+        with pytest.raises(RuntimeError, match=r"open\(\) first"):
+            await engine.score(plain("hello"), tokens(scripted))
 
 
 class TestBatches:
@@ -298,7 +262,7 @@ class TestBatches:
             assert list(score.logprobs) == pytest.approx(normalised(math.log(share["ok"]), math.log(share["spam"])))
 
     async def test_each_caller_gets_its_own_score(self, told_apart: ScriptedEngine, connect: Connect) -> None:
-        engine = await connect(told_apart, requests_in_flight=2, prompts_per_request=3)
+        engine = await connect(told_apart, prompts_in_flight=6, prompts_per_request=3)
         told_apart.together = asyncio.Barrier(2)
         prompts = [str(number) for number in range(30)]
 
@@ -317,17 +281,17 @@ class TestBatches:
         async def handler(request: Any) -> Any:
             return await reply(200, reversed_(await request.json()))(request)
 
-        engine = await connect(told_apart, requests_in_flight=1)
-        told_apart.script.extend([handler, handler])
+        engine = await connect(told_apart, prompts_per_request=4, linger=SECONDS)
+        told_apart.script.append(handler)
         prompts = [str(number) for number in range(4)]
 
         self.check(dict(zip(prompts, await score_all(engine, told_apart, prompts), strict=True)))
 
-    @pytest.mark.parametrize(("dialect", "size"), [("vllm", 16), ("llamacpp", 1), ("openai", 1)])
+    @pytest.mark.parametrize(("dialect", "size"), [("vllm", 16), ("llamacpp", 1), ("openai", 1), ("votes", 1)])
     async def test_carry_as_many_prompts_as_the_dialect_accounts_for(
         self, dialect: str, size: int, scripted: ScriptedEngine, connect: Connect
     ) -> None:
-        engine = await connect(scripted, dialect=dialect, requests_in_flight=1)
+        engine = await connect(scripted, dialect=dialect)
         scripted.script.extend([reply(400)] * 40)
 
         await score_all(engine, scripted, ["0"] * 40)
@@ -337,7 +301,7 @@ class TestBatches:
     async def test_rejected_prompts_do_not_take_others_with_them(
         self, told_apart: ScriptedEngine, connect: Connect
     ) -> None:
-        engine = await connect(told_apart, requests_in_flight=1, prompts_per_request=8)
+        engine = await connect(told_apart, prompts_in_flight=8, prompts_per_request=8)
         prompts = [str(number) for number in range(12)]
         prompts[3] = prompts[7] = "1 " * 300
 
@@ -350,25 +314,21 @@ class TestBatches:
     async def test_misconfiguration_reaches_every_prompt_of_the_request(
         self, told_apart: ScriptedEngine, connect: Connect
     ) -> None:
-        engine = await connect(told_apart, requests_in_flight=1)
+        engine = await connect(told_apart, prompts_in_flight=2, prompts_per_request=2, linger=SECONDS)
         told_apart.script.extend([reply(200, {"choices": None}), reply(401)])
 
-        scores = await score_all(engine, told_apart, ["0", "1", "2"])
+        scores = await score_all(engine, told_apart, ["0", "1", "2", "3"])
 
-        assert isinstance(scores[0], EngineMisconfigured)
-        self.check({"1": scores[1], "2": scores[2]})
+        assert [type(score) for score in scores[:2]] == [EngineMisconfigured] * 2
+        self.check({"2": scores[2], "3": scores[3]})
 
     async def test_answer_for_fewer_prompts_is_asked_for_again(
         self, told_apart: ScriptedEngine, connect: Connect, failures: Failures
     ) -> None:
-        engine = await connect(told_apart, requests_in_flight=1)
-        first = reply(200, {"choices": [told_apart.choice(0, "1", [token.id or 0 for token in tokens(told_apart)])]})
-
-        async def no_time_passes(request: Any) -> Any:
-            return told_apart.complete(await request.json())
-
-        told_apart.script.extend([no_time_passes, first])
-        prompts = ["0", "1", "2"]
+        engine = await connect(told_apart, prompts_per_request=2, linger=SECONDS)
+        choice = told_apart.choice(0, "0", [token.id or 0 for token in tokens(told_apart)])
+        told_apart.script.append(reply(200, {"choices": [choice]}))
+        prompts = ["0", "1"]
 
         self.check(dict(zip(prompts, await score_all(engine, told_apart, prompts), strict=True)))
         assert (
@@ -376,11 +336,141 @@ class TestBatches:
         )
 
 
+class TestGenerate:
+    async def test_text_and_tokens_come_back(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted)
+        scripted.writes = lambda prompt: f"{prompt} and more words"
+
+        whole = await engine.generate(plain("some"), Writing(9))
+        cut = await engine.generate(plain("some"), Writing(2))
+
+        assert (whole.text, whole.finished, whole.usage) == ("some and more words", True, Usage(1, 4))
+        assert [token.text for token in whole.tokens] == ["some", " and", " more", " words"]
+        assert (cut.text, cut.finished, cut.usage) == ("some and", False, Usage(1, 2))
+
+    async def test_each_text_has_a_request_of_its_own(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted, linger=SECONDS)
+        prompts = [plain(str(number)) for number in range(20)]
+
+        async with asyncio.timeout(SECONDS / 2):
+            await asyncio.gather(*(engine.generate(prompt, Writing(2)) for prompt in prompts))
+
+        assert sorted(body["prompt"] for body in scripted.asked) == sorted(prompt.own for prompt in prompts)
+
+    @pytest.mark.parametrize("handler", [reply(503), reply(200, {}), reply(200, {"choices": []}), half_body])
+    async def test_waits_until_the_engine_answers(
+        self, handler: Handler, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        engine = await connect(scripted)
+        scripted.writes = lambda _: "words"
+        scripted.script.append(handler)
+
+        assert (await engine.generate(plain("hello"), Writing(9))).text == "words"
+        assert len(scripted.asked) == 2
+
+    async def test_rejected_prompt_is_not_asked_again(self, scripted: ScriptedEngine, connect: Connect) -> None:
+        engine = await connect(scripted)
+        scripted.script.append(reply(400, {"error": "too long"}))
+
+        with pytest.raises(PromptRejected, match="too long"):
+            await engine.generate(plain("hello"), Writing(9))
+        assert len(scripted.asked) == 1
+
+
+class TestDetection:
+    """Of servers that do not say by their models what they are."""
+
+    @pytest.fixture
+    def unknown(self, scripted: ScriptedEngine) -> ScriptedEngine:
+        scripted.models["data"][0]["owned_by"] = "someone"
+        return scripted
+
+    async def test_server_that_tells_probabilities_is_asked_for_them(
+        self, unknown: ScriptedEngine, connect: Connect
+    ) -> None:
+        assert (await connect(unknown)).dialect == "openai"
+
+    @pytest.mark.parametrize("handler", [reply(200, {"choices": [{"text": "x", "logprobs": None}]}), reply(400)])
+    async def test_answers_are_counted_where_it_does_not(
+        self, handler: Handler, unknown: ScriptedEngine, connect: Connect
+    ) -> None:
+        unknown.script.append(handler)
+
+        assert (await connect(unknown)).dialect == "votes"
+
+    @pytest.mark.parametrize("handler", [reply(503), reply(200, {"choices": []}), reply(200, {})])
+    async def test_server_that_fails_is_not_ready_yet(
+        self, handler: Handler, unknown: ScriptedEngine, connect: Connect
+    ) -> None:
+        unknown.script.append(handler)
+
+        with pytest.raises(EngineUnavailable):
+            await connect(unknown)
+
+    async def test_settings_save_the_question(self, unknown: ScriptedEngine, connect: Connect) -> None:
+        await connect(unknown, dialect="votes")
+
+        assert unknown.asked == []
+
+
+class TestLimit:
+    async def test_shrinks_when_the_engine_refuses(self, scripted: ScriptedEngine) -> None:
+        limits: list[int] = []
+        settings = EngineSettings(scripted.url, backoff_seconds=0.001)
+        engine = OpenAiEngine(settings, on_limit=limits.append)
+        await engine.connect()
+        start = limits[-1]
+        scripted.script.append(reply(429))
+        await engine.score(plain("hello"), tokens(scripted))
+        await engine.close()
+
+        assert limits[-1] < start
+
+    async def test_grows_while_the_engine_says_that_nothing_waits_there(self, scripted: ScriptedEngine) -> None:
+        start = 16  # what a new engine begins with where a request carries several
+        scripted.load = (16.0, 0.0)
+        grown = asyncio.Event()
+
+        async def after_growth(request: Any) -> Any:
+            await grown.wait()
+            return scripted.complete(await request.json())
+
+        scripted.script.append(after_growth)
+        engine = OpenAiEngine(
+            EngineSettings(scripted.url), on_limit=lambda limit: grown.set() if limit > start else None
+        )
+        await engine.connect()
+        scores = await score_all(engine, scripted, [str(number) for number in range(40)])
+        await engine.close()
+
+        assert all(isinstance(score, Score) for score in scores)
+
+
+async def test_prompts_that_share_a_request_share_its_time_by_length(
+    scripted: ScriptedEngine, connect: Connect
+) -> None:
+    engine = await connect(scripted, prompts_per_request=2, linger=SECONDS)
+    short, long = await asyncio.gather(*(engine.score(plain(text), tokens(scripted)) for text in ("a", "word " * 100)))
+
+    assert short.seconds == long.seconds
+    assert 0 < short.engine_seconds < long.engine_seconds / 3
+    assert short.engine_seconds + long.engine_seconds == pytest.approx(engine.meter.busy_seconds, rel=1e-6)
+
+
+async def test_time_of_failed_attempts_is_the_engines_too(scripted: ScriptedEngine, connect: Connect) -> None:
+    engine = await connect(scripted)
+    scripted.script.append(reply(500))
+    score = await engine.score(plain("hello"), tokens(scripted))
+
+    assert engine.meter.busy_seconds > score.engine_seconds > 0
+    assert engine.meter.open_seconds == 0
+
+
 class TestClose:
     async def test_fails_those_that_wait(self, scripted: ScriptedEngine, connect: Connect, failures: Failures) -> None:
-        engine = await connect(scripted, requests_in_flight=2, prompts_per_request=1)
+        engine = await connect(scripted, prompts_in_flight=2, prompts_per_request=1)
         await scripted.down()
-        callers = [asyncio.create_task(engine.score("hello", tokens(scripted))) for _ in range(5)]
+        callers = [asyncio.create_task(engine.score(plain("hello"), tokens(scripted))) for _ in range(5)]
         await failures.next()
 
         await engine.close()
@@ -398,20 +488,17 @@ class TestClose:
             return await hang(request)
 
         scripted.script.append(arrive)
-        caller = asyncio.create_task(engine.score("hello", tokens(scripted)))
+        caller = asyncio.create_task(engine.score(plain("hello"), tokens(scripted)))
         async with asyncio.timeout(SECONDS):
             await arrived.wait()
             await engine.close()
             with pytest.raises(asyncio.CancelledError):
                 await caller
 
-    async def test_gives_connections_back(self, scripted: ScriptedEngine, connect: Connect) -> None:
+    async def test_twice_is_fine(self, scripted: ScriptedEngine, connect: Connect) -> None:
         engine = await connect(scripted)
         await engine.close()
         await engine.close()
-
-        assert engine._session is not None
-        assert engine._session.closed
 
     async def test_before_connect_is_fine(self, scripted: ScriptedEngine) -> None:
         await OpenAiEngine(EngineSettings(scripted.url)).close()
@@ -435,7 +522,7 @@ class TestRecordedVllm:
         assert await (await connect(replay)).tokenize(" ok") == [10907]
 
     async def test_scores_one_prompt(self, replay: Replay, connect: Connect) -> None:
-        score = await (await connect(replay)).score(MESSAGE, LABELS)
+        score = await (await connect(replay)).score(plain(MESSAGE), LABELS)
 
         assert list(score.logprobs) == pytest.approx(
             normalised(-8.99481201171875, -8.27606201171875, -9.74481201171875)
@@ -446,33 +533,35 @@ class TestRecordedVllm:
     async def test_counts_cached_tokens(self, replay: Replay, connect: Connect) -> None:
         prompt = recorded("one_prompt_cached")["request"]["body"]["prompt"]
 
-        assert (await (await connect(replay)).score(prompt, LABELS)).usage == Usage(143, 1, 128)
+        assert (await (await connect(replay)).score(plain(prompt), LABELS)).usage == Usage(143, 1, 128)
 
     async def test_scores_two_prompts_of_one_request(self, replay: Replay, connect: Connect) -> None:
-        engine = await connect(replay, requests_in_flight=1)
+        engine = await connect(replay, prompts_per_request=2, linger=SECONDS)
         first, second = recorded("two_prompts")["request"]["body"]["prompt"]
 
-        busy, *scores = await asyncio.gather(*(engine.score(prompt, LABELS) for prompt in (MESSAGE, first, second)))
+        scores = await asyncio.gather(*(engine.score(plain(prompt), LABELS) for prompt in (first, second)))
 
-        assert [body["prompt"] for body in replay.asked] == [MESSAGE, [first, second]]
-        assert scores[0].logprobs == busy.logprobs
+        assert [body["prompt"] for body in replay.asked] == [[first, second]]
+        assert list(scores[0].logprobs) == pytest.approx(
+            normalised(-8.99481201171875, -8.27606201171875, -9.74481201171875)
+        )
         assert list(scores[1].logprobs) == pytest.approx(
             normalised(-8.52566146850586, -10.33816146850586, -10.52566146850586)
         )
         assert [score.usage for score in scores] == [Usage(14, 1), Usage(10, 1)]
 
     async def test_over_long_prompt_is_rejected_alone(self, replay: Replay, connect: Connect) -> None:
-        engine = await connect(replay, requests_in_flight=1)
+        engine = await connect(replay, prompts_per_request=2, linger=SECONDS)
         good, over_long = recorded("one_of_two_over_long")["request"]["body"]["prompt"]
 
         scores = await asyncio.gather(
-            *(engine.score(prompt, LABELS) for prompt in (MESSAGE, good, over_long)), return_exceptions=True
+            *(engine.score(plain(prompt), LABELS) for prompt in (good, over_long)), return_exceptions=True
         )
 
-        assert [body["prompt"] for body in replay.asked] == [MESSAGE, [good, over_long], good, over_long]
-        assert isinstance(scores[1], Score)
-        assert isinstance(scores[2], PromptRejected)
-        assert "maximum context length is 2048 tokens" in str(scores[2])
+        assert [body["prompt"] for body in replay.asked] == [[good, over_long], good, over_long]
+        assert isinstance(scores[0], Score)
+        assert isinstance(scores[1], PromptRejected)
+        assert "maximum context length is 2048 tokens" in str(scores[1])
 
     async def test_model_that_went_away_is_a_misconfiguration_that_names_the_valid_ones(
         self, scripted: ScriptedEngine, connect: Connect
@@ -482,7 +571,7 @@ class TestRecordedVllm:
         scripted.script.append(reply(gone["status"], gone["answer"]))
 
         with pytest.raises(EngineMisconfigured, match="Valid aliases: smollm2"):
-            await engine.score("hello", tokens(scripted))
+            await engine.score(plain("hello"), tokens(scripted))
 
     async def test_wrong_key_is_a_misconfiguration(self, connect: Connect) -> None:
         async with Replay("unauthorized") as server:

@@ -17,10 +17,12 @@ from tests.inference.conftest import (
     SECONDS,
     Handler,
     ScriptedEngine,
+    busy,
     each,
     half_body,
     hang,
     hang_up,
+    plain,
     reply,
 )
 
@@ -62,6 +64,8 @@ class Moody(ScriptedEngine):
         self.poison = lambda request: ScriptedEngine.answer(self, request, self.asked[-1])
 
     async def answer(self, request: web.Request, body: Any) -> web.StreamResponse:
+        if request.path == "/metrics":
+            return await super().answer(request, body)
         prompt = (body or {}).get("prompt")
         self.requests.append((request.path, prompt))
         self.under_way += 1
@@ -86,13 +90,6 @@ class Moody(ScriptedEngine):
             self._news.notify_all()
 
 
-def busy(status: int, seconds: str) -> Handler:
-    async def handler(_: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, headers={"Retry-After": seconds})
-
-    return handler
-
-
 class Client:
     """An engine's client, and the reasons of its failed attempts."""
 
@@ -105,7 +102,7 @@ class Client:
         return [self._server.token("ok"), self._server.token("spam")]
 
     def ask(self, prompt: str) -> "asyncio.Task[Score]":
-        return asyncio.create_task(self.engine.score(prompt, self.labels()))
+        return asyncio.create_task(self.engine.score(plain(prompt), self.labels()))
 
     async def score(self, prompt: str) -> Score:
         async with asyncio.timeout(SECONDS):
@@ -146,7 +143,7 @@ class TestOutage:
     async def test_only_probes_are_sent_and_no_row_is_given_up(
         self, sick: Handler, server: Moody, connect: Make
     ) -> None:
-        client = await connect(attempts=1, requests_in_flight=4, pause_seconds=0.001)
+        client = await connect(attempts=1, prompts_in_flight=4, pause_seconds=0.001)
         await client.score("known")
         server.requests.clear()
         server.sick = sick
@@ -206,8 +203,8 @@ class TestOutage:
             assert isinstance(await score, Score)
 
     async def test_recovered_engine_is_not_run_over(self, server: Moody, connect: Make) -> None:
-        client = await connect(requests_in_flight=8)
-        await client.score("known")
+        client = await connect(prompts_in_flight=8)
+        await client.all(*["known"] * 60)  # so that as many are in flight as may be
         server.sick = hang_up
         scores = [client.ask("row") for _ in range(30)]
         await server.until(lambda: client.engine.breaker_state == "half_open")
@@ -316,10 +313,11 @@ class TestBudget:
     async def test_only_the_guilty_of_one_request_are_given_up(
         self, bad: list[int], attempts: int, server: Moody, connect: Make
     ) -> None:
-        client = await connect(attempts=attempts, requests_in_flight=1, prompts_per_request=8)
+        client = await connect(attempts=attempts, prompts_in_flight=8, prompts_per_request=8, linger=SECONDS)
         prompts = [f"poison {number}" if number in bad else f"good {number}" for number in range(8)]
 
-        _, *scores = await client.all("first", *prompts)
+        await client.all(*["good"] * 8)
+        scores = await client.all(*prompts)
 
         assert server.asked[1]["prompt"] == prompts
         given_up = [number for number, score in enumerate(scores) if isinstance(score, AttemptsExhausted)]
@@ -342,7 +340,7 @@ class TestBudget:
         assert server.requests.count(("/tokenize", "poison")) == 3
 
     async def test_rejection_is_an_answer(self, server: Moody, connect: Make) -> None:
-        client = await connect(requests_in_flight=1)
+        client = await connect(prompts_in_flight=1)
         server.script = deque([*[reply(500)] * (TO_OPEN - 1), reply(400), *[reply(500)] * (TO_OPEN - 1)])
 
         first, second = await client.all("one", "two")
@@ -355,7 +353,7 @@ class TestBudget:
 class TestBusy:
     @pytest.mark.parametrize("status", [429, 503])
     async def test_costs_no_attempt(self, status: int, server: Moody, connect: Make) -> None:
-        client = await connect(attempts=1)
+        client = await connect(attempts=1, prompts_per_request=2)  # in flight are enough for several refusals
         server.poison = reply(status)
         server.holds = True
         score = client.ask("poison")
@@ -373,7 +371,7 @@ class TestBusy:
         assert client.engine.breaker_state == "closed"
 
     async def test_that_wants_to_be_asked_at_once_is_not_asked_without_end(self, server: Moody, connect: Make) -> None:
-        client = await connect(backoff_seconds=1000.0, requests_in_flight=2)
+        client = await connect(backoff_seconds=1000.0, prompts_in_flight=2)
         server.poison = busy(429, "0")
         score = client.ask("poison")
         await server.arrival()

@@ -15,7 +15,7 @@ from clickhouse_connect.driver.client import Client
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.migrate import migrate
-from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
+from sinks.rows import AnyRow, EngineUsageRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
 ROW_ID = (int(NOW.timestamp()) * 1000 + 89) << 80 | 0x7 << 76 | 0b10 << 62 | 1
@@ -117,6 +117,22 @@ def locked() -> Iterator[StoreSettings]:
 
 
 _ROWS: dict[type[AnyRow], dict[str, Any]] = {
+    EngineUsageRow: {
+        "period_start": NOW,
+        "worker": "w-1",
+        "engine": "http://engine:8000",
+        "pipeline": "watch",
+        "stage": "moderate",
+        "tenant": "acme",
+        "use": "judged",
+        "seconds": 1.5,
+        "cost_usd": 0.001,
+        "calls": 3,
+        "input_tokens": 900,
+        "cached_tokens": 700,
+        "output_tokens": 3,
+        "written_at": NOW,
+    },
     SourceRow: {
         "row_id": ROW_ID,
         "event_time": NOW,
@@ -160,6 +176,7 @@ _ROWS: dict[type[AnyRow], dict[str, Any]] = {
         "output_tokens": 1,
         "cost_usd": 0.001,
         "latency_ms": 5,
+        "engine_seconds": 0.25,
     },
     InferenceCallRow: {
         "row_id": ROW_ID + 1,

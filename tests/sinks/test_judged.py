@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from deploy.embedded.process import free_port
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.errors import StoreMisconfigured
-from sinks.judged import Judged
+from sinks.judged import Judged, Known
 from sinks.migrate import migrate
 from sinks.rows import TABLES, AnyRow, LineageEdgeRow, PromptRow, VerdictRow
 
@@ -39,7 +39,13 @@ def key(row: VerdictRow) -> tuple[str, str, int]:
 
 
 async def test_a_verdict_comes_back_as_it_was_written(tables: Client, judged: Judged, make: Make) -> None:
-    row = make(VerdictRow, reused_from=(1 << 128) - 1)
+    row = make(
+        VerdictRow,
+        reused_from=(1 << 128) - 1,
+        output='{"evidence":"“é”\\n"}',
+        confidence_source="votes",
+        engine_seconds=0.1,
+    )
     put(tables, row, make(PromptRow))
     found = await judged.find(*key(row))
     assert found is not None
@@ -194,3 +200,38 @@ async def test_closing_leaves_what_waits_unanswered() -> None:
 
 async def test_closing_before_the_start(settings: StoreSettings) -> None:
     await Judged(settings).close()
+
+
+async def test_what_is_known_of_a_partition_ends_at_its_last_verdict(
+    new_database: Callable[[], StoreSettings], make: Make
+) -> None:
+    own = new_database()
+    migrate(own)
+    client = connect(own)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    places = [(0, 5, 3), (0, 9, 1), (1, 40, 2)]  # partition, offset, minutes
+    put(
+        client,
+        *(
+            make(
+                VerdictRow,
+                row_id=(1_700_000_000_000 + minute) << 80,
+                partition=p,
+                offset=o,
+                event_time=at.replace(minute=minute),
+            )
+            for p, o, minute in places
+        ),
+    )
+    client.close()
+    pipeline, stage, topic = (
+        make(VerdictRow)[VerdictRow._fields.index(name)] for name in ("pipeline", "stage", "topic")
+    )
+    judged = Judged(own)
+    judged.start()
+    assert await judged.known(pipeline, stage, topic, 0, 0) == Known(9, at.replace(minute=3))
+    assert await judged.known(pipeline, stage, topic, 0, 10) == Known(-1, at.replace(minute=3))
+    assert await judged.known(pipeline, stage, topic, 1, 0) == Known(40, at.replace(minute=2))
+    assert await judged.known(pipeline, stage, topic, 7, 0) == Known(-1, None)
+    assert await judged.known(pipeline, "another", topic, 0, 0) == Known(-1, None)
+    await judged.close()

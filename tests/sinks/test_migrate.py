@@ -14,7 +14,7 @@ from deploy.embedded.process import free_port
 from sinks.clickhouse import StoreSettings, connect
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from sinks.migrate import check, migrate, migrations
-from sinks.rows import TABLES, VerdictRow
+from sinks.rows import TABLES, InferenceCallRow, VerdictRow
 
 SORTED_BY = {
     "source_rows_raw": "row_id",
@@ -22,6 +22,7 @@ SORTED_BY = {
     "inference_calls_raw": "row_id, call",
     "lineage_edges_raw": "child, kind, parent",
     "prompts_raw": "prompt_hash, model, pipeline, pipeline_version, stage",
+    "engine_usage_raw": "period_start, worker, pipeline, stage, tenant, use",
 }
 VERSIONED_BY = {
     "source_rows_raw": "written_at",
@@ -29,6 +30,7 @@ VERSIONED_BY = {
     "inference_calls_raw": "called_at",
     "lineage_edges_raw": "written_at",
     "prompts_raw": "used_at",
+    "engine_usage_raw": "written_at",
 }
 VIEWS = {*(table.removesuffix("_raw") for table in SORTED_BY), "verdict_rollups"}
 
@@ -195,33 +197,55 @@ def test_tables_are_sorted_and_replaced_as_documented(client: Client, settings: 
     assert ("toYYYYMM" in engine) == (table != "prompts_raw")  # months, so that old ones can be dropped at once
 
 
-def test_the_second_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, make: Make) -> None:
-    there = new_database()
+@pytest.fixture(params=range(2, len(migrations()) + 1))
+def step(request: pytest.FixtureRequest) -> int:
+    """The number of a migration that came after the first."""
+    return int(request.param)
+
+
+def test_a_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, make: Make, step: int) -> None:
+    there, bare = new_database(), new_database()
     migrate(there)
     after = schema_of(there)
-    client = connect(there)
-    row = make(VerdictRow, reused_from=5)
-    client.insert("verdicts_raw", [row], column_names=list(VerdictRow._fields))
-    for statement in migrations()[1].down:
-        client.command(statement)
-    for statement in migrations()[1].down:  # also if it is run twice
-        client.command(statement)
-    first = new_database()
-    bare = connect(there, database="default")
-    bare.command(f"CREATE DATABASE {first.database}")
-    bare.close()
-    initial = connect(first)
-    for statement in migrations()[0].up:
-        initial.command(statement)
-    initial.close()
-    assert schema_of(there).items() >= schema_of(first).items()
-    assert set(schema_of(there)) == {*schema_of(first), "schema_migrations"}
-    assert client.query("SELECT row_id, scores FROM verdicts").result_rows == [(row.row_id, {})]
-    for statement in migrations()[1].up:
-        client.command(statement)
+    server = connect(there, database="default")
+    server.command(f"CREATE DATABASE {bare.database}")
+    server.close()
+    client, other = connect(there), connect(bare)
+    rows = [make(VerdictRow, reused_from=5, output="{}", engine_seconds=0.5), make(InferenceCallRow)]
+    for row in rows:
+        client.insert(TABLES[type(row)], [row], column_names=list(row._fields))
+    for migration in migrations()[: step - 2 : -1]:
+        for statement in migration.down + migration.down:  # also if it is run twice
+            client.command(statement)
+    for migration in migrations()[: step - 1]:
+        for statement in migration.up:
+            other.command(statement)
+    other.close()
+    assert schema_of(there).items() >= schema_of(bare).items()
+    assert set(schema_of(there)) == {*schema_of(bare), "schema_migrations"}
+    assert client.query("SELECT row_id, scores FROM verdicts").result_rows == [(rows[0].row_id, {})]
+    assert client.query("SELECT seconds FROM inference_calls").result_rows == [(0.5,)]
+    for migration in migrations()[step - 1 :]:
+        for statement in migration.up:
+            client.command(statement)
     assert schema_of(there) == after
-    assert client.query("SELECT reused_from, reused_from_uuid FROM verdicts").result_rows == [(0, None)]
+    assert client.query("SELECT reused_from IN (0, 5), output, confidence_source FROM verdicts").result_rows == [
+        (1, "", "logprobs")
+    ]
+    assert client.query("SELECT engine_seconds FROM inference_calls").result_rows == [(0,)]
     client.close()
+
+
+def test_views_show_every_column_of_their_table(client: Client, settings: StoreSettings) -> None:
+    """A view that was made before a column does not have it."""
+    columns: dict[str, set[str]] = {}
+    for table, name in client.query(
+        "SELECT table, name FROM system.columns WHERE database = {database:String}",
+        parameters={"database": settings.database},
+    ).result_rows:
+        columns.setdefault(table, set()).add(name)
+    for table in SORTED_BY:
+        assert columns[table.removesuffix("_raw")] >= columns[table], table
 
 
 def test_columns_are_packed_as_the_files_say(client: Client, settings: StoreSettings, sql_folder: Path) -> None:

@@ -44,6 +44,7 @@ def test_a_minute_is_one_line(unmerged: Client, rows: list[VerdictRow]) -> None:
     put(unmerged, *rows)
     (line,) = rollups(unmerged)
     assert line.pop("cost_usd") == pytest.approx(0.1)
+    assert line.pop("engine_seconds") == 25
     assert line == {
         "minute": rows[0].event_time.replace(second=0, microsecond=0),
         "pipeline": "moderation",

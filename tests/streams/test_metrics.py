@@ -20,6 +20,8 @@ BOUNDED = {
     "topic",
     "partition",
     "dependency",
+    "tenant",  # those that a pipeline file names, and `other`
+    "use",
 }
 GAUGES = {
     "weir_rows_in_flight",
@@ -27,6 +29,11 @@ GAUGES = {
     "weir_committed_offset",
     "weir_dependency_up",
     "weir_engine_breaker_open",
+    "weir_rows_waiting_for_rate",
+    "weir_budget_spent_ratio",
+    "weir_engine_prompts_limit",
+    "weir_engine_prompts_in_flight",
+    "weir_engine_prompts_waiting",
 }
 
 

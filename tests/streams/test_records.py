@@ -30,6 +30,8 @@ def test_a_verdict_fits_its_schema(verdict: Callable[..., Verdict]) -> None:
         {"thread": "a\0b", "author": "“é”😀", "tenant": "\u2028", "scores": {"ok": 0.0, "spam": 1.0}},
         {"latency_ms": 2**62, "parts": 10_000, "cost_usd": 1e-12},
         {"event_time": datetime(2000, 1, 1, tzinfo=UTC)},
+        {"operator": "extract", "label": "", "output": {"miles": 15, "who": None, "words": "“é”\n"}},
+        {"operator": "check", "decision": "escalate", "confidence_source": "votes", "engine_seconds": 0.25},
     ],
 )
 def test_a_verdict_comes_back_as_it_went_out(verdict: Callable[..., Verdict], columns: dict[str, Any]) -> None:
@@ -57,6 +59,9 @@ def test_times_are_utc_to_the_millisecond(verdict: Callable[..., Verdict]) -> No
         {"usage": {"input_tokens": 1}},
         {"source": {}},
         {"latency_ms": -1},
+        {"engine_seconds": -0.1},
+        {"output": None},
+        {"confidence_source": "guess"},
     ],
 )
 def test_the_schema_refuses_what_is_no_verdict(verdict: Callable[..., Verdict], change: dict[str, Any]) -> None:

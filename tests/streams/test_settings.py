@@ -263,7 +263,7 @@ def test_the_parts_are_those_of_the_settings() -> None:
         engine_url="http://e:1",
         engine_model="m",
         engine_dialect="vllm",
-        engine_requests_in_flight=3,
+        engine_prompts_in_flight=3,
         engine_prompts_per_request=5,
         engine_timeout_seconds=7,
         engine_context_tokens=11,
@@ -276,7 +276,7 @@ def test_the_parts_are_those_of_the_settings() -> None:
         clickhouse_ca_file=__file__,
     )
     engine, prices, store = settings.engine, settings.prices, settings.store
-    assert (engine.url, engine.model, engine.dialect, engine.requests_in_flight) == ("http://e:1", "m", "vllm", 3)
+    assert (engine.url, engine.model, engine.dialect, engine.prompts_in_flight) == ("http://e:1", "m", "vllm", 3)
     assert (engine.prompts_per_request, engine.timeout, engine.context_tokens) == (5, 7, 11)
     assert (prices.input_usd, prices.cached_usd, prices.output_usd) == (1, 2, 3)
     assert (store.url, store.user, store.database, store.ca_file) == ("http://c:1", "ann", "d", __file__)

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,15 +20,20 @@ from inference.openai import EngineSettings, OpenAiEngine
 from sinks.clickhouse import StoreSettings, connect
 from sinks.judged import Judged
 from sinks.lineage import ancestors
+from sinks.spend import Spend
 from sinks.writer import Writer
-from streams import topics
+from streams import deferral, topics
+from streams.admission import Admission
+from streams.budgets import Budgets, next_day
 from streams.errors import WorkerMisconfigured
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.pipeline import Pipeline
 from streams.publisher import Publisher
+from streams.rates import Rates
 from streams.settings import Settings
 from streams.stage import Services, StageAgent
+from streams.usage import UsageLedger
 
 GetMessage = Callable[..., Any]
 Until = Callable[..., Awaitable[Any]]
@@ -71,7 +78,10 @@ class Running:
         self.pipeline = pipeline
         self.verdicts = pipeline.stages[0].writes
         self.dead = topics.dead_letters(pipeline.source)
+        self.deferred = topics.deferred(pipeline.source)
         self.stopped_by: list[Exception] = []
+        self.usage: UsageLedger
+        self.waiting: Callable[[], int]
         self.messages: list[Any] = []
         self._metrics = metrics
         self._stream = Stream()
@@ -87,6 +97,12 @@ class Running:
         given = {"topic": self.pipeline.source, "offset": self._offset, "timestamp": now} | fields
         delivery = self._stream.put(self._message(body, **given))
         self.messages.append(delivery.message)
+        return delivery
+
+    async def put_deferred(self, value: Any, key: bytes | None, headers: Any) -> Delivery:
+        """Deliver a message that waited."""
+        delivery = Delivery(self._message(value, topic=self.deferred, partition=0, key=key, headers=headers))
+        await self.agent.take_deferred(delivery)
         return delivery
 
     def count(self, name: str, **labels: str) -> float:
@@ -123,6 +139,9 @@ async def run(
         before: Running | None = None,
         version: str = "7",
         dead_letter_share: float = 1,
+        limits: Any = None,
+        prompts_in_flight: int = 50,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Running:
         pipeline = Pipeline.model_validate(
             {
@@ -130,6 +149,7 @@ async def run(
                 "version": version,
                 "source": before.pipeline.source if before else await new_topic(),
                 "sla": "10s",
+                "limits": limits or {},
                 "stages": [
                     {
                         "name": "moderate",
@@ -147,7 +167,9 @@ async def run(
             }
         )
         await topics.create(settings, topics.topics_of([pipeline]), 1, 1)
-        client = OpenAiEngine(EngineSettings(engine.url, requests_in_flight=50, context_tokens=100_000))
+        client = OpenAiEngine(
+            EngineSettings(engine.url, dialect="openai", prompts_in_flight=prompts_in_flight, context_tokens=100_000)
+        )
         await client.connect()
         publisher, metrics = Publisher(settings), Metrics()
         await publisher.start()
@@ -156,26 +178,34 @@ async def run(
         stopped_by: list[Exception] = []
         judged = Judged(store)
         judged.start()
+        spend = Spend(store)
+        budgets = Budgets({pipeline.name: pipeline.limits}, spend, now)
         services = Services(
             publisher=publisher,
             writer=writer,
             judged=judged,
             metrics=metrics,
+            usage=UsageLedger(Prices(1, 0.1, 2), writer, budgets, metrics, "w-1", now),
             dead_letters=DeadLetterLimit(dead_letter_share),
             rows_in_flight=rows_in_flight,
             stop_worker=stopped_by.append,
         )
         (stage,) = pipeline.stages
         operator = operators.create(stage.judge, client, Prices(1, 0.1, 2))
-        agent = StageAgent(pipeline, stage, operator, services)
-        await (operator.scorer if store == nowhere else agent).prepare()  # the agent waits until its prompt is stored
+        admission = Admission(pipeline.name, pipeline.limits, Rates(pipeline.limits), budgets)
+        agent = StageAgent(pipeline, stage, operator, admission, services)
+        await (operator if store == nowhere else agent).prepare()  # the agent waits until its prompt is stored
         running = Running(agent, metrics, pipeline, message)
         running.stopped_by = stopped_by
+        running.usage = services.usage
+        running.usage.open(client.meter, engine.url)
+        running.waiting = lambda: client.waiting
 
         async def close() -> None:
             running.task.cancel()
             agent.cancel()
             await asyncio.gather(running.task, *agent._tasks, return_exceptions=True)
+            spend.close()
             await judged.close()
             await writer.close()
             await publisher.close()
@@ -518,3 +548,161 @@ async def test_metrics_tell_of_the_work(run: Run) -> None:
     assert stage.count("gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 3
     assert stage.count("weir_verdicts_total", decision="allow") == 3
     assert stage.count("weir_cost_usd_total") == pytest.approx(3 * 14 / 1e6)
+
+
+async def test_rows_near_their_sla_go_first_and_those_that_waited_for_the_day_are_not_near_it(
+    run: Run, engine: Any, until: Until
+) -> None:
+    stage = await run(prompts_in_flight=1)
+    held = stage.put("hold on")
+    await until(lambda: engine.seen)
+    now = datetime.now(UTC)
+    yesterday = (now - timedelta(days=1)).isoformat()
+    origin = stage.put({"text": "calm", "tenant": "b"})
+    headers = deferral.headers(origin.message, deferral.Deferral("watch/moderate", now))
+    waited = await stage.put_deferred({"text": "waited", "time": yesterday, "tenant": "c"}, None, headers)
+    near = stage.put({"text": "near", "time": (now - timedelta(seconds=8)).isoformat(), "tenant": "d"})
+    await until(lambda: stage.count("weir_messages_received_total") == 4)
+    await until(lambda: stage.waiting() == 3)
+    engine.go("on")
+    await acked(held, origin, waited, near)
+    assert engine.texts() == ["hold on", "near", "calm", "waited"]
+
+
+async def test_a_tenant_that_waits_for_its_rate_holds_no_other_back(run: Run, read: Read, until: Until) -> None:
+    """Of a flood, a quarter of the window waits for the rate; the rest is left to people, and nothing is lost."""
+    stage = await run(rows_in_flight=8, limits={"tenants": {"flood": {"requests_per_second": 0.001}}})
+    first = stage.put({"text": "flood", "tenant": "flood"})
+    await acked(first)
+    flood = [first] + [stage.put({"text": f"flood {number}", "tenant": "flood"}) for number in range(1, 20)]
+    calm = [stage.put({"text": f"calm {number}", "tenant": "calm"}) for number in range(5)]
+    await acked(*calm, *flood[3:])
+    assert not flood[1].acked.is_set()
+    assert not flood[2].acked.is_set()
+    found = [json.loads(message.value) for message in await read(stage.verdicts, 23)]
+    by_model = Counter((verdict["tenant"], verdict["model"], verdict["decision"]) for verdict in found)
+    assert by_model == {
+        ("flood", "scripted", "allow"): 1,
+        ("flood", "prior", "review"): 17,
+        ("calm", "scripted", "allow"): 5,
+    }
+    assert stage.count("weir_rows_judged_by_prior_total", reason="rate") == 17
+
+
+async def test_a_flood_of_one_text_holds_no_other_tenant_back(run: Run) -> None:
+    """Rows that wait for the answer to their like hold the window as well; what is known already is free."""
+    stage = await run(rows_in_flight=8, limits={"tenants": {"flood": {"requests_per_second": 0.001}}})
+    await acked(stage.put({"text": "known", "tenant": "flood"}))
+    flood = [stage.put({"text": "the same", "tenant": "flood"}) for _ in range(20)]
+    known = stage.put({"text": "known", "tenant": "flood"})
+    await acked(*flood[2:], known, stage.put({"text": "calm", "tenant": "calm"}))
+    assert not any(row.acked.is_set() for row in flood[:2])
+    assert stage.count("weir_rows_judged_by_prior_total") == 18
+    assert stage.count("weir_judgements_reused_total") == 1
+
+
+async def test_a_tenant_that_would_rather_wait_fills_the_window(run: Run, until: Until, settled: Settled) -> None:
+    """Then the stage stops reading, and the pressure goes to Kafka."""
+    limits = {"tenants": {"patient": {"requests_per_second": 0.001, "past_budget": "wait"}}}
+    stage = await run(rows_in_flight=4, limits=limits)
+    await acked(stage.put({"text": "first", "tenant": "patient"}))
+    rows = [stage.put({"text": f"row {number}", "tenant": "patient"}) for number in range(6)]
+    await until(lambda: stage.agent.window.rows == 4)
+    await settled()
+    assert stage.count("weir_messages_received_total") == 5
+    assert stage.count("weir_rows_judged_by_prior_total") == 0
+    assert not any(row.acked.is_set() for row in rows)
+
+
+async def test_past_its_budget_a_tenant_gets_reviews_for_nothing(run: Run, read: Read, store: StoreSettings) -> None:
+    stage = await run(limits={"tenants": {"acme": {"tokens_per_day": 60}}})
+    for number in range(3):
+        await acked(stage.put({"text": f"row {number}", "tenant": "acme"}))
+    await acked(stage.put({"text": "row 3", "tenant": "other"}))
+    found = [json.loads(message.value) for message in await read(stage.verdicts, 4)]
+    assert [verdict["model"] for verdict in found] == ["scripted", "scripted", "prior", "scripted"]
+    cheap = found[2]
+    assert (cheap["decision"], cheap["scores"], cheap["confidence"]) == ("review", {"ok": 0.5, "spam": 0.5}, 0.5)
+    assert (cheap["cost_usd"], cheap["usage"]["input_tokens"]) == (0, 0)
+    assert cheap["confidence_source"] == "prior"
+    assert stage.count("weir_rows_judged_by_prior_total", reason="budget") == 1
+    client = connect(store)
+    row = client.query(f"SELECT model, scores FROM verdicts WHERE row_uuid = '{cheap['row_id']}'").first_row
+    client.close()
+    assert row == ("prior", {"ok": 0.5, "spam": 0.5})
+
+
+async def test_texts_that_were_judged_cost_no_budget_and_reviews_are_not_taken_over(run: Run, read: Read) -> None:
+    """What is reused is free; what nobody asked the model is no judgement for the next day."""
+    today = [datetime.now(UTC)]
+    stage = await run(limits={"tenants": {"acme": {"tokens_per_day": 31}}}, now=lambda: today[0])
+    for text in ("one", "one", "two"):
+        await acked(stage.put({"text": text, "tenant": "acme"}))
+    today[0] += timedelta(days=1)
+    await acked(stage.put({"text": "two", "tenant": "acme"}))
+    found = [json.loads(message.value) for message in await read(stage.verdicts, 4)]
+    assert [verdict["model"] for verdict in found] == ["scripted", "scripted", "prior", "scripted"]
+    assert [bool(verdict["reused_from"]) for verdict in found] == [False, True, False, False]
+
+
+WAIT = {"tenants": {"acme": {"tokens_per_day": 1, "past_budget": "wait"}}}
+
+
+async def test_past_its_budget_a_tenant_may_wait_for_the_next_day(run: Run, read: Read, engine: Any) -> None:
+    today = [datetime.now(UTC)]
+    stage = await run(limits=WAIT, now=lambda: today[0])
+    bodies = [{"text": f"row {number}", "tenant": "acme", "id": f"e-{number}"} for number in range(3)]
+    given = [stage.put(body, key=b"k", headers=[("own", b"x")]) for body in bodies[:1]]
+    await acked(*given)
+    given += [stage.put(body, key=b"k", headers=[("own", b"x")]) for body in bodies[1:]]
+    await acked(*given)
+    waiting = await read(stage.deferred, 2)
+    assert [(message.key, message.value) for message in waiting] == [
+        (b"k", delivery.message.value) for delivery in given[1:]
+    ]
+    told = deferral.read(waiting[0].headers)
+    assert told is not None
+    assert told.stage == "watch/moderate"
+    assert told.until == next_day(today[0])
+    assert ("own", b"x") in waiting[0].headers
+    assert stage.count("weir_rows_deferred_total") == 2
+    assert stage.count("weir_verdicts_total") == 1
+
+    today[0] = told.until
+    await acked(await stage.put_deferred(waiting[0].value, waiting[0].key, waiting[0].headers))
+    found = [json.loads(message.value) for message in await read(stage.verdicts, 2)]
+    assert [verdict["source"]["id"] for verdict in found] == ["e-0", "e-1"]
+    place = found[1]["source"]
+    assert (place["topic"], place["offset"]) == (stage.pipeline.source, 2)
+    assert len(engine.seen) == 2
+    await acked(await stage.put_deferred(waiting[1].value, waiting[1].key, waiting[1].headers))  # spent again
+    assert deferral.read((await read(stage.deferred, 3))[2].headers) == replace(told, until=next_day(today[0]))
+
+
+async def test_a_row_that_waited_and_cannot_be_judged_is_a_dead_letter_of_its_source(run: Run, read: Read) -> None:
+    stage = await run(limits=WAIT)
+    first = stage.put({"text": "fine", "tenant": "acme"})
+    await acked(first)
+    headers = deferral.headers(first.message, deferral.Deferral("watch/moderate", datetime.now(UTC)))
+    await acked(await stage.put_deferred(b"hush", b"k", headers))
+    (found,) = await read(stage.dead, 1)
+    told = named(found.headers)
+    assert (told["weir_dlq_topic"], told["weir_dlq_offset"]) == (stage.pipeline.source, "1")
+
+
+async def test_only_rows_that_are_stored_are_charged(run: Run) -> None:
+    stage = await run()
+    await acked(stage.put({"text": "fits", "tenant": "acme"}), stage.put({"text": "does not"}, partition=1 << 40))
+    await stage.agent.window.empty()
+    usage = stage.usage.cut(last=True)
+    (judged,) = [row for row in usage if row.use == "judged"]
+    assert (judged.pipeline, judged.stage, judged.tenant, judged.calls) == ("watch", "moderate", "acme", 1)
+    assert judged.cost_usd == pytest.approx(14 / 1e6)
+    assert [row.seconds > 0 for row in usage if row.use == "overhead"] == [True]
+
+
+async def test_costs_are_told_by_tenant(run: Run) -> None:
+    stage = await run(limits={"tenants": {"acme": {}}})
+    await acked(*(stage.put({"text": tenant, "tenant": tenant}) for tenant in ("acme", "one", "two")))
+    assert stage.count("weir_cost_usd_total", tenant="acme") == pytest.approx(14 / 1e6)
+    assert stage.count("weir_cost_usd_total", tenant="other") == pytest.approx(28 / 1e6)

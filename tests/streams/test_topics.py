@@ -42,6 +42,16 @@ def test_a_topic_that_two_use_stands_once() -> None:
     ]
 
 
+def test_rows_that_may_wait_have_a_topic_to_wait_in() -> None:
+    plain = pipeline("one", "in", "out").model_dump()
+    waits = {"tenants": {"acme": {"usd_per_day": 1, "past_budget": "wait"}}}
+    found = topics_of([Pipeline.model_validate(plain | {"limits": waits})])
+    assert [topic.name for topic in found] == ["in", "in.dlq", "in.deferred", "out"]
+    assert found[2].max_message_bytes == MAX_DEAD_LETTER_BYTES
+    reviews = {"tenants": {"acme": {"usd_per_day": 1}}}
+    assert len(topics_of([Pipeline.model_validate(plain | {"limits": reviews})])) == 3
+
+
 def test_dead_letters_may_be_longer_than_what_they_hold() -> None:
     sizes = {topic.name: topic.max_message_bytes for topic in topics_of([pipeline("one", "in", "out")])}
     assert sizes == {"in": MAX_MESSAGE_BYTES, "in.dlq": MAX_DEAD_LETTER_BYTES, "out": MAX_MESSAGE_BYTES}

@@ -32,9 +32,11 @@ JUDGEMENT = Judgement(
     confidence=0.9,
     model="m-1",
     prompt_hash="a1",
-    calls=[Call(Usage(30, 1, 20), 0.5, 0.001), Call(Usage(40, 1, 0), 0.25, 0.002)],
+    calls=[Call(Usage(30, 1, 20), 0.5, 0.001, 0.125), Call(Usage(40, 1, 0), 0.25, 0.002, 0.25)],
     parts=3,
-    context_read=True,
+    context_read=(0, 1),
+    confidence_source="votes",
+    output={"evidence": "“é”", "found": [None, 1]},
 )
 
 
@@ -82,12 +84,15 @@ def test_a_verdict_tells_all_that_is_known(verdict: Verdict, judged: Event) -> N
         "label": "spam",
         "scores": {"ok": 0.1, "spam": 0.9},
         "confidence": 0.9,
+        "confidence_source": "votes",
+        "output": {"evidence": "“é”", "found": [None, 1]},
         "model": "m-1",
         "prompt_hash": "a1",
         "parts": 3,
         "reused_from": None,
         "usage": {"input_tokens": 70, "cached_tokens": 20, "output_tokens": 2},
         "cost_usd": 0.003,
+        "engine_seconds": 0.375,
         "latency_ms": 2000,
         "event_time": "2026-03-04T05:06:07.089Z",
         "judged_at": "2026-03-04T05:06:09.089Z",
@@ -125,15 +130,16 @@ def test_rows_are_the_words_the_edges_the_calls_and_the_verdict(judged: Event, v
         LineageEdgeRow(row_id, 6, "context", at),
     ]
     assert rows[4:6] == [
-        InferenceCallRow(row_id, 0, at, "m-1", "a1", 30, 20, 1, 0.5, 0.001),
-        InferenceCallRow(row_id, 1, at, "m-1", "a1", 40, 0, 1, 0.25, 0.002),
+        InferenceCallRow(row_id, 0, at, "m-1", "a1", 30, 20, 1, 0.5, 0.001, 0.125),
+        InferenceCallRow(row_id, 1, at, "m-1", "a1", 40, 0, 1, 0.25, 0.002, 0.25),
     ]
     assert isinstance(judgement, VerdictRow)
     assert (judgement.row_id, judgement.source_row_id, judgement.scores) == (row_id, judged.row_id, [0.1, 0.9])
     assert (judgement.reused_from, verdict.reused_from) == (0, None)
-    same = set(VerdictRow._fields) & set(Verdict.model_fields) - {"row_id", "scores", "source", "reused_from"}
+    same = set(VerdictRow._fields) & set(Verdict.model_fields) - {"row_id", "scores", "source", "reused_from", "output"}
     assert all(getattr(judgement, name) == getattr(verdict, name) for name in same)
-    assert len(same) == 16
+    assert len(same) == 18
+    assert judgement.output == '{"evidence":"“é”","found":[null,1]}'
     assert (judgement.topic, judgement.partition, judgement.offset) == ("messages", 3, 41)
     assert (judgement.input_tokens, judgement.cached_tokens, judgement.output_tokens) == (70, 20, 2)
     assert len(rows) == 7
@@ -151,12 +157,23 @@ def test_a_judgement_that_was_reused_leads_to_the_one_that_was_paid(pipeline: Pi
     assert not any(isinstance(row, InferenceCallRow) for row in rows)
 
 
+def test_an_operator_that_only_labels_has_no_output(pipeline: Pipeline, judged: Event) -> None:
+    only = replace(JUDGEMENT, output={}, confidence_source="logprobs")
+    verdict = verdict_of(pipeline, pipeline.stages[0], judged, [], only, NOW)
+    assert json.loads(verdict.encode())["output"] == {}
+    *_, row = rows_of(judged, [], only, verdict)
+    assert isinstance(row, VerdictRow)
+    assert (row.output, row.confidence_source) == ("", "logprobs")
+
+
+@pytest.mark.parametrize("output", [JUDGEMENT.output, {}])
 @pytest.mark.parametrize("reused_from", [None, 77])
 def test_a_verdict_comes_back_from_the_store_as_it_was(
-    pipeline: Pipeline, judged: Event, reused_from: int | None
+    pipeline: Pipeline, judged: Event, reused_from: int | None, output: dict[str, Any]
 ) -> None:
-    verdict = verdict_of(pipeline, pipeline.stages[0], judged, CONTEXT, JUDGEMENT, NOW, reused_from=reused_from)
-    rows = rows_of(judged, CONTEXT, JUDGEMENT, verdict)
+    judgement = replace(JUDGEMENT, output=output)
+    verdict = verdict_of(pipeline, pipeline.stages[0], judged, CONTEXT, judgement, NOW, reused_from=reused_from)
+    rows = rows_of(judged, CONTEXT, judgement, verdict)
     assert isinstance(rows[-1], VerdictRow)
     parents = [(row.parent, row.kind) for row in rows if isinstance(row, LineageEdgeRow)]
     assert verdict_from_store(StoredVerdict(rows[-1], ["ok", "spam"], parents), judged) == verdict

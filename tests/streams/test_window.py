@@ -16,10 +16,10 @@ async def test_a_window_has_so_many_places(settled: Settled) -> None:
     await settled()
     assert [task.done() for task in entering] == [True, True, False, False]
     assert window.rows == 2
-    await window.leave(1)
+    window.leave(1)
     await settled()
     assert [task.done() for task in entering] == [True, True, True, False]
-    await window.leave(1)
+    window.leave(1)
     await asyncio.gather(*entering)
     assert window.rows == 2
 
@@ -31,10 +31,10 @@ async def test_a_window_tells_when_it_is_empty(settled: Settled) -> None:
     await window.enter(1)
     empty = asyncio.create_task(window.empty())
     await settled()
-    await window.leave(1)
+    window.leave(1)
     await settled()
     assert not empty.done()
-    await window.leave(1)
+    window.leave(1)
     await empty
     assert window.rows == 0
 
@@ -46,7 +46,7 @@ async def test_who_gave_up_waiting_has_no_place(settled: Settled) -> None:
     await settled()
     gone.cancel()
     await settled()
-    await window.leave(1)
+    window.leave(1)
     assert window.rows == 0
     await window.enter(1)
 
@@ -57,14 +57,14 @@ async def test_a_window_has_so_many_bytes(settled: Settled) -> None:
     waiting = asyncio.create_task(window.enter(20))
     await settled()
     assert not waiting.done()
-    await window.leave(90)
+    window.leave(90)
     await waiting
-    await window.leave(20)
+    window.leave(20)
     await window.enter(1000)  # alone, it fits whatever it is
     late = asyncio.create_task(window.enter(1))
     await settled()
     assert not late.done()
-    await window.leave(1000)
+    window.leave(1000)
     await late
 
 

@@ -55,6 +55,14 @@ def running(shipped: Path) -> Running:
     return run
 
 
+async def test_a_budget_in_dollars_needs_prices(given: dict[str, Any], shipped: Path) -> None:
+    limits = {"tenants": {"acme": {"usd_per_day": 1}}}
+    pipelines = [Pipeline.model_validate(one.model_dump() | {"limits": limits}) for one in load_all([shipped])]
+    with pytest.raises(WorkerMisconfigured, match="usd_per_day"):
+        Worker(Settings(**given), pipelines)
+    Worker(Settings(**given, gpu_hour_usd=2), pipelines)
+
+
 async def health(port: int) -> dict[str, Any] | None:
     try:
         async with (

@@ -63,6 +63,15 @@ def test_good_pipelines_are_told(weir: Weir, shipped: Path) -> None:
     assert "  classify: billing, shipping, account, technical, refund, other; " in out
 
 
+def test_the_limits_of_a_pipeline_are_told(weir: Weir, shipped: Path, tmp_path: Path) -> None:
+    file = tmp_path / "limited.yaml"
+    limits = "limits: {requests_per_second: 5, tenants: {acme: {usd_per_day: 1}}}\n"
+    file.write_text((shipped / "ticket-triage.yaml").read_text() + limits)
+    status, out, _ = weir("check", file)
+    assert status == 0
+    assert "  limits of all tenants: 5 requests/s\n  limits of tenant acme: 1 USD a day, then review\n" in out
+
+
 def test_mistakes_in_pipelines_are_told(weir: Weir, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("name: bad\nslo: 5s\n")
@@ -176,7 +185,7 @@ def test_the_schema_is_brought_up_to_date_once(
 ) -> None:
     monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
     monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", f"{store.database}_more")
-    assert weir("migrate")[:2] == (0, "applied 0001_initial\napplied 0002_reuse_and_rollups\n")
+    assert weir("migrate")[:2] == (0, "applied 0001_initial\napplied 0002_reuse_and_rollups\napplied 0003_operators\n")
     assert weir("migrate")[:2] == (0, "the schema is up to date\n")
 
 

@@ -1,0 +1,1 @@
+"""vLLM on a CPU, with a small model: the production engine, to test against."""
