@@ -1,6 +1,7 @@
 """Messages to Kafka, tried until they are acknowledged."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -12,6 +13,8 @@ from streams.patience import persist
 from streams.settings import Settings
 
 _BACKOFF_SECONDS = 0.2
+# With the default of 16 KiB a burst of verdicts waits for its batch to leave, each of them woken by every batch.
+_BATCH_BYTES = 1024 * 1024
 _OVERHEAD_BYTES = 16 * 1024
 
 
@@ -26,7 +29,7 @@ class Publisher:
         self._producer = AIOKafkaProducer(
             **client_options(settings),
             acks="all",
-            linger_ms=0,
+            max_batch_size=_BATCH_BYTES,
             max_request_size=MAX_DEAD_LETTER_BYTES + _OVERHEAD_BYTES,
         )
 
@@ -42,7 +45,7 @@ class Publisher:
         if key is None and value is None:
             key = b""  # aiokafka sends no message without both
         try:
-            await persist(lambda: self._producer.send_and_wait(topic, value, key, headers=headers), _BACKOFF_SECONDS)
+            await persist(partial(self._producer.send_and_wait, topic, value, key, headers=headers), _BACKOFF_SECONDS)
         except MessageSizeTooLargeError as error:
             raise WorkerMisconfigured(
                 f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from faust.types import TP
+from prometheus_client import Histogram
 
 from inference.engine import Caller
 from inference.judgement import Judgement, Passage
@@ -109,6 +111,7 @@ class StageAgent:
         self._broker_latency = self._metrics.broker_latency.labels(*self._labels)
         self._cached_tokens = self._metrics.cached_tokens.labels(*self._labels)
         self._parts = self._metrics.parts.labels(*self._labels)
+        self._of_model = cache(self._metrics_of_model)
         self._metrics.sla.labels(*self._labels).set(pipeline.sla_seconds)
         self._metrics.in_flight.labels(*self._labels).set_function(lambda: self.window.rows + self.deferred_window.rows)
 
@@ -137,8 +140,12 @@ class StageAgent:
         log.info("%s: prompt %s", self.name, identity.prompt_hash)
 
     async def run(self, stream: Any) -> None:
-        """The body of the Faust agent."""
-        async for delivery in stream.noack().events():
+        """The body of the Faust agent.
+
+        Events are taken from the stream's channel: they are acknowledged when a row is done, not when the next one is
+        asked for, and what the stream itself would count is counted here.
+        """
+        async for delivery in stream.channel:
             await self._take(delivery, self.window)
 
     async def take_deferred(self, delivery: Any) -> None:
@@ -253,7 +260,7 @@ class StageAgent:
         judgement = found.judgement
         context = [earlier[index] for index in judgement.context_read]
         verdict = verdict_of(
-            self._pipeline, self._stage, event, context, judgement, datetime.now(UTC), reused_from=found.row_id
+            self._pipeline, self._stage, event, row_id, context, judgement, datetime.now(UTC), reused_from=found.row_id
         )
         self._count(judgement, event.tenant)
         if found.row_id is not None:
@@ -330,12 +337,18 @@ class StageAgent:
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
 
+    def _metrics_of_model(self, model: str) -> tuple[Histogram, Histogram, Histogram]:
+        named = (*self._labels, model)
+        usage = self._metrics.token_usage
+        duration = self._metrics.operation_duration.labels(*named)
+        return duration, usage.labels(*named, "input"), usage.labels(*named, "output")
+
     def _count(self, judgement: Judgement, tenant: str) -> None:
-        model = (*self._labels, judgement.model)
+        duration, tokens_in, tokens_out = self._of_model(judgement.model)
         for call in judgement.calls:
-            self._metrics.operation_duration.labels(*model).observe(call.seconds)
-            self._metrics.token_usage.labels(*model, "input").observe(call.usage.input_tokens)
-            self._metrics.token_usage.labels(*model, "output").observe(call.usage.output_tokens)
+            duration.observe(call.seconds)
+            tokens_in.observe(call.usage.input_tokens)
+            tokens_out.observe(call.usage.output_tokens)
         self._cached_tokens.inc(judgement.usage.cached_tokens)
         shown = self._admission.limits.shown_as(tenant)
         self._metrics.cost.labels(*self._labels, shown).inc(judgement.cost_usd)

@@ -25,6 +25,7 @@ def verdict_of(
     pipeline: Pipeline,
     stage: Stage,
     event: Event,
+    row_id: int,
     context: Sequence[Earlier],
     judgement: Judgement,
     judged_at: datetime,
@@ -32,13 +33,13 @@ def verdict_of(
 ) -> Verdict:
     """The verdict about an event.
 
-    context: the messages that the model read with it. reused_from: row id of the verdict that the judgement was made
-    for, if it was not made for this one.
+    row_id: of the verdict, as `verdict_row_id` gives it. context: the messages that the model read with it.
+    reused_from: row id of the verdict that the judgement was made for, if it was not made for this one.
     """
     usage = judgement.usage
-    # model_construct: the values are ours, and checking them again would cost more than all the rest.
-    return Verdict.model_construct(
-        row_id=uuid_text(verdict_row_id(pipeline, stage, event)),
+    # unchecked: the values are ours, and checking them again would cost more than all the rest.
+    return Verdict.unchecked(
+        row_id=uuid_text(row_id),
         parents=[uuid_text(row) for row in (event.row_id, *(message.row_id for message in context))],
         source=_source(event),
         pipeline=pipeline.name,
@@ -55,7 +56,7 @@ def verdict_of(
         prompt_hash=judgement.prompt_hash,
         parts=judgement.parts,
         reused_from=None if reused_from is None else uuid_text(reused_from),
-        usage=TokenUsage.model_construct(
+        usage=TokenUsage.unchecked(
             input_tokens=usage.input_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
         ),
         cost_usd=judgement.cost_usd,
@@ -73,7 +74,7 @@ def verdict_of(
 def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
     """The verdict about an event as it was stored before."""
     row = stored.row
-    return Verdict.model_construct(
+    return Verdict.unchecked(
         row_id=uuid_text(row.row_id),
         parents=[uuid_text(row) for row in (event.row_id, *(p for p, kind in stored.parents if kind == "context"))],
         source=_source(event),
@@ -91,7 +92,7 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
         prompt_hash=row.prompt_hash,
         parts=row.parts,
         reused_from=uuid_text(row.reused_from) if row.reused_from else None,
-        usage=TokenUsage.model_construct(
+        usage=TokenUsage.unchecked(
             input_tokens=row.input_tokens, cached_tokens=row.cached_tokens, output_tokens=row.output_tokens
         ),
         cost_usd=row.cost_usd,
@@ -107,7 +108,7 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
 
 
 def _source(event: Event) -> Source:
-    return Source.model_construct(
+    return Source.unchecked(
         row_id=uuid_text(event.row_id),
         source=event.source,
         id=event.event_id,

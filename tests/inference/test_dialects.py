@@ -183,7 +183,9 @@ class TestWriting:
 
     @pytest.mark.parametrize("name", ["vllm", "openai"])
     def test_tokens_are_read_in_the_shape_of_the_completions_api(self, name: str) -> None:
-        choice = {"text": "a b", "logprobs": {"tokens": ["a", " b"], "token_logprobs": [-0.5, -1]}}
+        """vLLM lists the token that ends the text, at the text's end, but does not write it."""
+        tokens = {"tokens": ["a", " b", "<|im_end|>"], "token_logprobs": [-0.5, -1, -0.1], "text_offset": [0, 1, 3]}
+        choice = {"text": "a b", "logprobs": tokens}
         assert DIALECTS[name].tokens(choice) == (Token("a", -0.5), Token(" b", -1.0))
 
     def test_tokens_are_read_in_the_shape_of_the_chat_api(self) -> None:

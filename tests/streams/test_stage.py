@@ -57,10 +57,8 @@ class Stream:
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
 
-    def noack(self) -> "Stream":
-        return self
-
-    async def events(self) -> AsyncIterator[Delivery]:
+    @property
+    async def channel(self) -> AsyncIterator[Delivery]:
         while True:
             yield await self._waiting.get()
 

@@ -13,12 +13,13 @@ from inference.engine import Usage
 from inference.judgement import Call, Judgement
 from sinks.judged import StoredVerdict
 from sinks.rows import InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
+from streams import verdicts
 from streams.decode import Event
 from streams.history import Earlier
 from streams.identity import stage_row_id
-from streams.pipeline import Pipeline
+from streams.pipeline import Pipeline, Stage
 from streams.records import Verdict
-from streams.verdicts import rows_of, verdict_from_store, verdict_of
+from streams.verdicts import rows_of, verdict_from_store, verdict_row_id
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
 
@@ -38,6 +39,11 @@ JUDGEMENT = Judgement(
     confidence_source="votes",
     output={"evidence": "“é”", "found": [None, 1]},
 )
+
+
+def verdict_of(pipeline: Pipeline, stage: Stage, event: Event, *rest: Any, **named: Any) -> Verdict:
+    """With the row id that belongs to it."""
+    return verdicts.verdict_of(pipeline, stage, event, verdict_row_id(pipeline, stage, event), *rest, **named)
 
 
 @pytest.fixture(scope="module")
