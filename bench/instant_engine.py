@@ -16,7 +16,6 @@ from typing import Any
 from zlib import crc32
 
 import orjson
-import uvloop
 from aiohttp import web
 
 from deploy.embedded.process import ChildProcess, free_port, http_ok
@@ -175,5 +174,4 @@ if __name__ == "__main__":
         access_log=None,
         print=None,
         shutdown_timeout=1,
-        loop=uvloop.new_event_loop(),
     )

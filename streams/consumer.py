@@ -28,9 +28,6 @@ from streams.progress import PartitionProgress
 
 log = logging.getLogger(__name__)
 
-# Faust fixes 1500. Kafka answers as soon as it has something, but Tansu only after about half of the time.
-_FETCH_WAIT_MS = 100
-
 OnAssign = Callable[[set[TP]], None]
 OnCommit = Callable[[Mapping[TP, int]], None]
 BeforeRevoke = Callable[[], Awaitable[None]]
@@ -143,7 +140,6 @@ class _SafeThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust asks for it only in its own transactions; what a producer aborted is no event in any case.
         consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
         return consumer
 
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  as Faust has it

@@ -1,6 +1,5 @@
 """Commands. Each reads its settings, calls one module, and turns known errors into one message and exit status 2."""
 
-import asyncio
 import gc
 import sys
 import tempfile
@@ -64,11 +63,8 @@ def main() -> None:
 @app.command()
 def worker(pipelines: PipelinesOption) -> None:
     """Judge what arrives, until SIGTERM."""
-    import uvloop
-
     from streams.worker import Worker  # Faust takes a while to import, and only this command needs it
 
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # also for the threads in which Faust talks to Kafka
     chosen = load_settings("kafka", "engine", "clickhouse")
     loaded = pipeline.load_all(pipelines)
     # Rows in flight are many objects and none of them is garbage: looking through them all the time found nothing.
