@@ -63,9 +63,9 @@ class Service:
             child.wait_ready(lambda: http_ok(f"http://127.0.0.1:{port}/health/ready"), SECONDS)
             yield child
 
-    def one_more(self) -> AbstractContextManager[ChildProcess]:
-        """A worker beside others."""
-        return self.worker(WEIR_WEB_PORT=str(free_port()))
+    def one_more(self, group: str) -> AbstractContextManager[ChildProcess]:
+        """A worker beside others of the same consumer group."""
+        return self.worker(WEIR_WEB_PORT=str(free_port()), WEIR_KAFKA_GROUP=group)
 
     async def publish(self, topic: str, *messages: "Message") -> None:
         async with AIOKafkaProducer(
