@@ -107,9 +107,10 @@ def _completion_tokens(choice: Choice) -> tuple[Token, ...]:
     logprobs = choice.get("logprobs")
     if not logprobs:
         return ()
-    length = len(choice["text"])
-    fields = zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["text_offset"], strict=True)
-    return tuple(Token(str(text), float(logprob)) for text, logprob, offset in fields if offset < length)
+    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
+    offsets = logprobs.get("text_offset") or [-1] * len(tokens)
+    fields = zip(tokens, values, offsets, strict=True)
+    return tuple(Token(str(text), float(value)) for text, value, offset in fields if offset < len(choice["text"]))
 
 
 @dataclass(frozen=True, slots=True)
