@@ -18,7 +18,7 @@ from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.errors import RowNotKept, RowRejected, StoreMisconfigured
 from sinks.migrate import migrate
-from sinks.rows import TABLES, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
+from sinks.rows import TABLES, EngineUsageRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
 from sinks.writer import Writer
 
 Make = Callable[..., Any]
@@ -273,6 +273,7 @@ async def test_views_show_a_row_once(tables: Client, running: Running, make: Mak
         InferenceCallRow: "called_at",
         LineageEdgeRow: "written_at",
         VerdictRow: "judged_at",
+        EngineUsageRow: "written_at",
     }
     again = [make(kind, **{stamp: later}) for kind, stamp in stamps.items()]
     tables.command("SYSTEM STOP MERGES")
