@@ -44,5 +44,14 @@ class LabelPrompt:
 
     def hash(self, *settings: object) -> str:
         """32 hexadecimal digits that change when the prompt, or one of the settings that shape an answer, changes."""
-        content = repr((self.render("{text}", ["{context}"]).text, settings))
-        return hashlib.sha256(content.encode()).hexdigest()[:32]
+        return prompt_hash(self.render("{text}", ["{context}"]), *settings)
+
+
+def prompt_hash(prompt: Prompt, *settings: object) -> str:
+    """32 hexadecimal digits that change when the prompt, or one of the settings that shape an answer, changes."""
+    return digest((prompt.text, settings))
+
+
+def digest(content: object) -> str:
+    """32 hexadecimal digits of what `repr` gives: for tuples, lists and named values, not for sets."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]

@@ -182,8 +182,7 @@ class App(faust.App):
     """A Faust application whose consumer is `SafeConsumer`.
 
     on_assign: called with partitions before their messages come. on_commit: called with the offsets of each commit.
-    before_revoke: awaited when partitions are taken away; it must
-    return soon, because the other workers wait for it.
+    before_revoke: awaited when partitions are taken away; it must return soon, because the other workers wait for it.
     """
 
     on_assign: OnAssign = staticmethod(lambda partitions: None)

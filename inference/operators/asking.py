@@ -1,12 +1,10 @@
 """How operators ask the engine: a few things at once, and what failing means before the first row."""
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from inference.engine import Prompt
 from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable, PromptRejected
 
 _AT_ONCE = 2  # so that one long text leaves the engine to others as well
@@ -40,8 +38,3 @@ def preparing(what: str) -> Iterator[None]:
         raise EngineMisconfigured(f"the engine takes no prompt for {what}: {error}") from error
     except AttemptsExhausted as error:
         raise EngineUnavailable(f"the engine cannot be asked for {what}: {error}", error.reason) from error
-
-
-def prompt_hash(prompt: Prompt, *settings: object) -> str:
-    """32 hexadecimal digits that change when the prompt, or one of the settings that shape an answer, changes."""
-    return hashlib.sha256(repr((prompt.text, settings)).encode()).hexdigest()[:32]

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from inference.cost import Prices
 from inference.engine import Engine, Prompt
-from inference.judgement import Identity, Judgement, Passage
-from inference.operators.labels import Instruction, LabelScorer, LabelSettings, Share
+from inference.judgement import Judgement, Passage
+from inference.operators.labels import Instruction, LabelOperator, LabelSettings, Share
 from inference.prompt import Example, LabelPrompt
 from inference.quoted import quoted, split_quoted
 from inference.retrieval import retrieve
@@ -99,7 +99,7 @@ def _question(document: str, claim: str) -> str:
     return f"Document:\n{quoted(document)}Claim: {one_line(claim)}\nLabel:"
 
 
-class Check:
+class Check(LabelOperator):
     """Decides `accept`, `escalate` what the document contradicts, or `review` in doubt.
 
     A document that does not fit is split, and the claim is checked against its most relevant parts. A part that does
@@ -117,15 +117,8 @@ class Check:
 
     def __init__(self, settings: CheckSettings, engine: Engine, prices: Prices) -> None:
         self._settings = settings
-        self._scorer = LabelScorer(settings, engine, prices)
+        super().__init__(settings, engine, prices)
         self._known: OrderedDict[str, list[str]] = OrderedDict()
-
-    @property
-    def identity(self) -> Identity:
-        return self._scorer.identity
-
-    async def prepare(self) -> None:
-        await self._scorer.prepare()
 
     async def judge(self, passage: Passage) -> Judgement:
         """Check one claim. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""

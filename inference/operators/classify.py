@@ -8,8 +8,8 @@ from pydantic import Field
 
 from inference.cost import Prices
 from inference.engine import Engine
-from inference.judgement import Identity, Judgement, Passage
-from inference.operators.labels import Instruction, LabelName, LabelScorer, LabelSettings, Share
+from inference.judgement import Judgement, Passage
+from inference.operators.labels import Instruction, LabelName, LabelOperator, LabelSettings, Share
 from inference.section import Section
 
 
@@ -39,7 +39,7 @@ class ClassifySettings(LabelSettings):
         return {label.name: label.word or label.name for label in self.classes}
 
 
-class Classify:
+class Classify(LabelOperator):
     """Decides `accept` or `review` for the most probable label.
 
     Confidence is the calibrated probability of that label. Of text in parts, the parts' probabilities are multiplied
@@ -50,14 +50,7 @@ class Classify:
 
     def __init__(self, settings: ClassifySettings, engine: Engine, prices: Prices) -> None:
         self._settings = settings
-        self._scorer = LabelScorer(settings, engine, prices)
-
-    @property
-    def identity(self) -> Identity:
-        return self._scorer.identity
-
-    async def prepare(self) -> None:
-        await self._scorer.prepare()
+        super().__init__(settings, engine, prices)
 
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""

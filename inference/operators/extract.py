@@ -13,8 +13,9 @@ from inference.cost import Prices
 from inference.engine import Caller, Completion, ConfidenceSource, Engine, Prompt, Writing
 from inference.json_spans import members, probability
 from inference.judgement import Call, Identity, Judgement, Passage
-from inference.operators.asking import few_at_once, preparing, prompt_hash
+from inference.operators.asking import few_at_once, preparing
 from inference.operators.labels import Instruction, LabelName, Share, call_of
+from inference.prompt import prompt_hash
 from inference.room import Room, chosen
 from inference.section import Section
 from inference.text import one_line

@@ -1,7 +1,6 @@
 """`guard`: moderation by a published guard model, in the format that it was trained on."""
 
 import asyncio
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +11,17 @@ from pydantic import Field, model_validator
 
 from inference.cost import Prices
 from inference.engine import Caller, ConfidenceSource, Engine, LabelToken
-from inference.errors import AttemptsExhausted, EngineMisconfigured, EngineUnavailable
+from inference.errors import EngineMisconfigured
 from inference.guards.gpt_oss_safeguard import GptOssSafeguard
 from inference.guards.guard import Answer, Guard, Question, harmless
 from inference.guards.llama_guard import LLAMA_GUARD_3_1B, LLAMA_GUARD_3_8B
 from inference.guards.qwen3guard import Qwen3Guard
 from inference.guards.shieldgemma import ShieldGemma
 from inference.judgement import Call, Identity, Judgement, Passage
+from inference.operators.asking import few_at_once, preparing
 from inference.operators.labels import LabelName, Share, call_of
 from inference.operators.moderate import Allowed, Thresholds
-from inference.prompt import Example
+from inference.prompt import Example, digest
 from inference.room import Room, chosen
 from inference.section import Section
 
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _UNNAMED = "unsafe"  # the label of a risk whose rule was not asked for
 _ANSWER_TOKENS = 1
-_PARTS_AT_ONCE = 2  # so that one long text leaves the engine to others as well
 
 
 class Rule(Section):
@@ -159,9 +158,8 @@ class GuardOperator:
     def _identify(self) -> Identity:
         every = self._every_question("{text}", ["{context}"])
         shaped_by = (every, sorted(self._label_of.items()), self._allowed, self._settings.thresholds.review)
-        prompt_hash = hashlib.sha256(repr(shaped_by).encode()).hexdigest()[:32]
         text = "\n\n".join(question.prompt.text for question in self._questions("{text}", ["{context}"]))
-        return Identity(self._engine.model, prompt_hash, text, self._labels)
+        return Identity(self._engine.model, digest(shaped_by), text, self._labels)
 
     async def prepare(self) -> None:
         """Find the tokens of the answers, and the room that a text has.
@@ -178,12 +176,10 @@ class GuardOperator:
             )
         self.identity = self._identify()
         questions = self._every_question("")
-        try:
+        with preparing("the labels"):
             for question in questions:
                 self._tokens[question.answers] = [await self._first_token(answer) for answer in question.answers]
             await self._room.measure(max((question.prompt.text for question in questions), key=len), _ANSWER_TOKENS)
-        except AttemptsExhausted as error:
-            raise EngineUnavailable(f"the engine cannot be asked for the labels: {error}", error.reason) from error
         for answers, tokens in self._tokens.items():
             if len({token.id if token.id is not None else token.text for token in tokens}) < len(tokens):
                 told = "/".join(answer.token.strip() for answer in answers)
@@ -194,13 +190,12 @@ class GuardOperator:
         if not self._guard.reads_context:
             passage = replace(passage, context=())
         parts, read = await self._room.parts(passage)
-        turn = asyncio.Semaphore(_PARTS_AT_ONCE)
+        context = chosen(passage, read)
 
         async def ask(part: str) -> _Opinion:
-            async with turn:
-                return await self._opinion(part, chosen(passage, read), passage.caller)
+            return await self._opinion(part, context, passage.caller)
 
-        opinions = await asyncio.gather(*map(ask, dict.fromkeys(parts)))
+        opinions = await few_at_once(ask, list(dict.fromkeys(parts)))
         scores = {label: max(opinion.scores[label] for opinion in opinions) for label in self._labels}
         scores[self._allowed] = min(opinion.scores[self._allowed] for opinion in opinions)
         decision = self._decide(1 - scores[self._allowed])

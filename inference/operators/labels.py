@@ -166,6 +166,22 @@ class LabelScorer:
         return Scored([probabilities[question] for question in questions], calls, read, scores[0].source)
 
 
+class LabelOperator:
+    """Base of the operators that ask for a label: prepared, and identified, by their scorer."""
+
+    def __init__(self, settings: LabelSettings, engine: Engine, prices: Prices) -> None:
+        self._scorer = LabelScorer(settings, engine, prices)
+
+    @property
+    def identity(self) -> Identity:
+        """Prompt, model and labels, right once `prepare` has returned."""
+        return self._scorer.identity
+
+    async def prepare(self) -> None:
+        """As `LabelScorer.prepare`."""
+        await self._scorer.prepare()
+
+
 def call_of(answer: Score | Completion, prices: Prices) -> Call:
     """What an answer of the engine took."""
     cost = prices.cost(answer.usage, answer.engine_seconds)

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from inference.cost import Prices
 from inference.engine import Engine
-from inference.judgement import Identity, Judgement, Passage
-from inference.operators.labels import Instruction, LabelName, LabelScorer, LabelSettings, Share
+from inference.judgement import Judgement, Passage
+from inference.operators.labels import Instruction, LabelName, LabelOperator, LabelSettings, Share
 from inference.section import Section
 
 
@@ -69,7 +69,7 @@ class ModerateSettings(LabelSettings):
         return self
 
 
-class Moderate:
+class Moderate(LabelOperator):
     """Decides `allow`, `review` or `block`.
 
     The score of a category is its calibrated probability; of text in parts, the highest of all parts, so one bad part
@@ -83,14 +83,7 @@ class Moderate:
 
     def __init__(self, settings: ModerateSettings, engine: Engine, prices: Prices) -> None:
         self._settings = settings
-        self._scorer = LabelScorer(settings, engine, prices)
-
-    @property
-    def identity(self) -> Identity:
-        return self._scorer.identity
-
-    async def prepare(self) -> None:
-        await self._scorer.prepare()
+        super().__init__(settings, engine, prices)
 
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""

@@ -10,8 +10,9 @@ from pydantic import Field
 from inference.cost import Prices
 from inference.engine import Caller, Completion, ConfidenceSource, Engine, Prompt, Writing
 from inference.judgement import Identity, Judgement, Passage
-from inference.operators.asking import few_at_once, preparing, prompt_hash
+from inference.operators.asking import few_at_once, preparing
 from inference.operators.labels import Instruction, call_of
+from inference.prompt import prompt_hash
 from inference.quoted import quoted, split_quoted
 from inference.room import Room
 from inference.section import Section
