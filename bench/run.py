@@ -102,7 +102,7 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", action="append", default=[], choices=names, help="may be given more than once")
     add("--broker", choices=["tansu", "apache"], help=f"tansu, but apache for {latency.NAME} where Java is")
-    add("--events", type=int, default=20_000, help=f"messages of {throughput.NAME} (%(default)s)")
+    add("--events", type=int, default=30_000, help=f"messages of {throughput.NAME} (%(default)s)")
     add("--rounds", type=int, default=3, help=f"rounds of {throughput.NAME} (%(default)s)")
     add("--delay-ms", type=float, default=50, help=f"engine's time in {latency.NAME} (%(default)s)")
     add("--latency-seconds", type=float, default=30, help="how long messages arrive (%(default)s)")

@@ -4,10 +4,11 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from inference.concurrency import Concurrency
 from inference.engine import Caller, Prompt
@@ -17,16 +18,15 @@ from inference.fairness import FairQueue, Shares
 Q = TypeVar("Q", bound=Hashable)
 A = TypeVar("A")
 
-_PATIENCE = 8  # times the linger, while this process can do no more: fewer and fuller requests are what it needs then
+_PATIENCE = 16  # times the linger, while this process can do no more: fewer and fuller requests are what it needs then
 _BUSY = 0.8  # share of the time that the event loop works
 _BUSY_SECONDS = 0.05  # over which that is measured
 _FULL_CHARACTERS = 16_000  # of the prompts' own parts, in one request: its answer comes when the longest is done
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting(Generic[A]):
+class _Waiting(Struct, Generic[A], eq=False):
     prompt: Prompt
-    answer: "asyncio.Future[A]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answer: "asyncio.Future[A]"
 
 
 class _LoopLoad:
@@ -37,8 +37,9 @@ class _LoopLoad:
         self._worked = time.thread_time()
         self._busy = False
 
-    def busy(self, now: float) -> bool:
+    def busy(self) -> bool:
         """Whether it had next to no rest of late."""
+        now = time.monotonic()
         if now >= self._at + _BUSY_SECONDS:
             worked = time.thread_time()
             self._busy = worked - self._worked >= _BUSY * (now - self._at)
@@ -94,18 +95,20 @@ class Batcher(Generic[Q, A]):
         """Prompts that are sent and not answered."""
         return self._in_flight
 
-    async def submit(self, question: Q, prompt: Prompt, caller: Caller) -> A:
-        """The answer to one prompt. Raises why it was given up, or what the request that carried it raised.
+    def submit(self, question: Q, prompt: Prompt, caller: Caller) -> "asyncio.Future[A]":
+        """The answer to one prompt, or why it was given up, or what the request that carried it raised.
 
-        Raises asyncio.CancelledError once `close` was called.
+        Cancelled once `close` was called.
         """
+        waiting: _Waiting[A] = _Waiting(prompt, asyncio.get_running_loop().create_future())
         if self._closed:
-            raise asyncio.CancelledError
-        waiting: _Waiting[A] = _Waiting(prompt)
+            waiting.answer.cancel()
+            return waiting.answer
         queue = self._groups.setdefault((question, prompt.shared), FairQueue(self._shares))
         queue.put(waiting, caller, len(prompt.own))
-        self._start_requests()
-        return await waiting.answer
+        if len(queue) >= self._size(question) or not self._will_look_within(self._patience()):
+            self._start_requests()
+        return waiting.answer
 
     def look_again(self) -> None:
         """Send what may be sent by now. To be called when a request begins to rest."""
@@ -115,7 +118,7 @@ class Batcher(Generic[Q, A]):
     def _start_requests(self) -> None:
         """Send what may be sent now, in turn, and come back for the rest when its time has come."""
         now = time.monotonic()
-        linger = self._linger * (_PATIENCE if self._loop.busy(now) else 1)
+        linger = self._patience()
         while True:
             ready: list[tuple[tuple[bool, float, int], tuple[Q, str]]] = []
             wake = math.inf
@@ -138,6 +141,13 @@ class Batcher(Generic[Q, A]):
         for group in [group for group, queue in self._groups.items() if not queue]:
             del self._groups[group]
         self._wake(None if wake == math.inf else wake)
+
+    def _patience(self) -> float:
+        """Seconds that a partial request waits for more prompts."""
+        return self._linger * (_PATIENCE if self._loop.busy() else 1)
+
+    def _will_look_within(self, seconds: float) -> bool:
+        return self._wake_at is not None and self._wake_at <= time.monotonic() + seconds
 
     def _wake(self, at: float | None) -> None:
         """Look again at that time; None: no need to."""

@@ -6,10 +6,11 @@ and what the server tells of its load.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
+import msgspec
 import orjson
 
 from inference.concurrency import Load
@@ -61,6 +62,10 @@ class Dialect(Protocol):
 
     def writing(self, writing: Writing) -> dict[str, Any]:
         """Request fields that make the server write text and return its tokens' probabilities."""
+        ...
+
+    def read(self, content: bytes) -> Any:
+        """The JSON of an answer. Raises ValueError if it is none."""
         ...
 
     def logprobs(self, choices: Sequence[Choice], labels: Sequence[LabelToken]) -> list[float]:
@@ -146,6 +151,12 @@ class Vllm:
         schema = {"structured_outputs": {"json": orjson.loads(writing.schema)}} if writing.schema else {}
         return {**_plain_writing(writing), **schema, "logprobs": 1, "logprob_token_ids": [0]}
 
+    def read(self, content: bytes) -> Any:
+        try:
+            return _VLLM_ANSWER.decode(content)
+        except msgspec.MsgspecError:
+            return orjson.loads(content)  # another shape is found out where it is used
+
     def logprobs(self, choices: Sequence[Choice], labels: Sequence[LabelToken]) -> list[float]:
         found = choices[0]["logprobs"]["top_logprobs"][0]
         return [float(found[f"token_id:{i}"]) for i in _ids(labels)]
@@ -157,24 +168,53 @@ class Vllm:
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         if len(choices) < 2:
             return [_request_usage(answer)]
-        cached, last = _request_usage(answer).cached_tokens, choices[-1]["prompt_token_ids"]
+        prompts = [bytes(choice["prompt_token_ids"]) for choice in choices]
+        beginning = _first(_request_usage(answer).cached_tokens, prompts[-1])
         return [
-            Usage(
-                len(choice["prompt_token_ids"]),
-                len(choice["token_ids"]),
-                _common(choice["prompt_token_ids"], last, cached),
-            )
-            for choice in choices
+            Usage(_count(prompt), len(choice["token_ids"]), _common(prompt, beginning))
+            for choice, prompt in zip(choices, prompts, strict=True)
         ]
 
 
-def _common(one: Sequence[int], other: Sequence[int], most: int) -> int:
-    """How many tokens both begin with, up to `most`."""
-    low, high = 0, min(most, len(one), len(other))
-    while low < high:  # slices compare in C
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
-    return low
+class _VllmChoice(TypedDict, total=False):
+    """What is read of a choice. A prompt's ids stay as they are written: to make a number of each would take longer
+    than all the rest.
+    """
+
+    index: Any
+    text: Any
+    logprobs: Any
+    finish_reason: Any
+    token_ids: Any
+    prompt_token_ids: msgspec.Raw
+
+
+class _VllmAnswer(TypedDict, total=False):
+    choices: list[_VllmChoice]
+    usage: Any
+
+
+_VLLM_ANSWER = msgspec.json.Decoder(_VllmAnswer)
+
+
+def _count(ids: bytes) -> int:
+    """How many numbers a JSON array has, one at least."""
+    if not ids.startswith(b"["):
+        raise ValueError("token ids are no array")
+    return ids.count(b",") + 1
+
+
+def _first(number: int, ids: bytes) -> list[bytes]:
+    """The first so many of a JSON array's numbers, each with what stands before it."""
+    return ids.rstrip(b"]").split(b",", number)[:number]
+
+
+def _common(ids: bytes, beginning: Sequence[bytes]) -> int:
+    """How many of the first numbers are the same."""
+    if ids.startswith(b",".join([*beginning, b""])):
+        return len(beginning)
+    own = _first(len(beginning), ids)
+    return next((at for at, (one, other) in enumerate(zip(own, beginning, strict=False)) if one != other), len(own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +231,7 @@ class LlamaCpp:
     prompts_per_request: int = 1
     choices_per_prompt: int = 1
     load_metrics: tuple[str, str] | None = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+    read: Callable[[bytes], Any] = orjson.loads
 
     def scoring(self, labels: Sequence[LabelToken]) -> dict[str, Any]:
         return {
@@ -234,6 +275,7 @@ class OpenAi:
     prompts_per_request: int = 1
     choices_per_prompt: int = 1
     load_metrics: tuple[str, str] | None = None
+    read: Callable[[bytes], Any] = orjson.loads
 
     def scoring(self, labels: Sequence[LabelToken]) -> dict[str, Any]:
         return {"max_tokens": 1, "temperature": 0, "logprobs": _OPENAI_MAX_LOGPROBS}
@@ -267,6 +309,7 @@ class Votes:
     prompts_per_request: int = 1
     choices_per_prompt: int = _VOTES
     load_metrics: tuple[str, str] | None = None
+    read: Callable[[bytes], Any] = orjson.loads
 
     def scoring(self, labels: Sequence[LabelToken]) -> dict[str, Any]:
         return {"max_tokens": _VOTE_TOKENS, "temperature": 1, "n": _VOTES, "stop": ["\n"]}

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 ConfidenceSource = Literal["logprobs", "votes", "prior"]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one or more calls. `cached_tokens` are input tokens that the engine did not have to evaluate again."""
 
     input_tokens: int = 0
@@ -24,8 +24,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """What the model reads.
 
     shared: its beginning, as far as many prompts have it in common; the engine's prefix cache pays for it once. own:
@@ -41,8 +40,7 @@ class Prompt:
         return self.shared + self.own
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """For whom the engine is asked.
 
     tenant: prompts of different tenants get equal shares of the engine while there is more work than it can do.
@@ -53,16 +51,14 @@ class Caller:
     urgent_at: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class LabelToken:
+class LabelToken(Struct, frozen=True):
     """One answer that a prompt may have: its text, and its id where the engine has a tokenizer to ask."""
 
     text: str
     id: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(Struct, frozen=True):
     """What the engine thinks of one prompt.
 
     logprobs: natural logarithms of the labels' probabilities, in the order asked, normalised over the labels. seconds:
@@ -78,16 +74,14 @@ class Score:
     source: ConfidenceSource = "logprobs"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """A token that the model wrote. logprob: natural logarithm of its probability."""
 
     text: str
     logprob: float
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Struct, frozen=True):
     """What the model wrote.
 
     tokens: what `text` is made of; empty where the server does not tell probabilities. finished: False if it was cut at
@@ -102,8 +96,7 @@ class Completion:
     engine_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Writing:
+class Writing(Struct, frozen=True):
     """How the model is to write.
 
     max_tokens: where it is cut. schema: JSON schema, as JSON, that the text must follow; empty for free text. stop:

@@ -3,8 +3,10 @@
 import heapq
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
+
+from msgspec import Struct, structs
 
 from inference.engine import Caller
 
@@ -13,8 +15,7 @@ T = TypeVar("T")
 _FORGOTTEN_TOGETHER = 256
 
 
-@dataclass(slots=True, eq=False)
-class _Entry(Generic[T]):
+class _Entry(Struct, Generic[T], eq=False):
     item: T
     tenant: str
     size: float
@@ -160,4 +161,4 @@ class FairQueue(Generic[T]):
             _, _, entry = heapq.heappop(self._soon)
             if entry.waiting:
                 self._ordinary.leave(entry)
-                self._urgent.put(replace(entry, waiting=True))
+                self._urgent.put(structs.replace(entry, waiting=True))

@@ -1,6 +1,7 @@
 """HTTP with a model server: JSON in, JSON out, and what each failure means."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,15 +43,18 @@ class Http:
         if self._session is not None:
             await self._session.close()
 
-    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, read: Callable[[bytes], Any] = orjson.loads
+    ) -> dict[str, Any]:
         """The JSON object that the server answers with.
 
-        Raises EngineBusy, EngineUnavailable, PromptRejected or EngineMisconfigured, by what the failure means.
+        read: makes it of the bytes; raises ValueError if they are no JSON. Raises EngineBusy, EngineUnavailable,
+        PromptRejected or EngineMisconfigured, by what the failure means.
         """
         content = await self._exchange(method, path, body)
         try:
-            answer = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
+            answer = read(content)
+        except ValueError as error:
             raise EngineUnavailable(
                 f"engine {self.root}{path} answered something that is not JSON", "bad_answer"
             ) from error

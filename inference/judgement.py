@@ -1,16 +1,16 @@
 """What an operator is given and what it gives back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
 
+from msgspec import Struct, field
+
 from inference.engine import ANYONE, Caller, ConfidenceSource, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
+class Passage(Struct, frozen=True):
     """Text to be judged.
 
     context: texts from around it in its conversation, oldest first; not judged. context_tokens: how many tokens of them
@@ -24,8 +24,7 @@ class Passage:
     caller: Caller = ANYONE
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """One prompt that was sent to the engine.
 
     seconds: from request to answer. engine_seconds: its share of the engine's time. cost_usd: US dollars.
@@ -37,8 +36,7 @@ class Call:
     engine_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What makes an operator's answers comparable: the same identity gives the same answer to the same text.
 
     prompt_text: the prompt as sent, with {context} and {text} where a row's words go. labels: in the order of scores.
@@ -50,8 +48,7 @@ class Identity:
     labels: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Struct, frozen=True):
     """An operator's answer for one passage.
 
     decision: what to do, one of the operator's decisions. label: the most probable label; empty if the operator has
@@ -77,14 +74,14 @@ class Judgement:
     @property
     def usage(self) -> Usage:
         """Tokens of all calls together."""
-        return reduce(add, (call.usage for call in self.calls), Usage())
+        return reduce(add, [call.usage for call in self.calls] or [Usage()])
 
     @property
     def cost_usd(self) -> float:
         """US dollars of all calls together."""
-        return sum(call.cost_usd for call in self.calls)
+        return sum([call.cost_usd for call in self.calls])
 
     @property
     def engine_seconds(self) -> float:
         """The engine's time that all calls together took."""
-        return sum(call.engine_seconds for call in self.calls)
+        return sum([call.engine_seconds for call in self.calls])

@@ -7,9 +7,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import structs
 
 from inference.batcher import Batcher
 from inference.breaker import Breaker, State
@@ -301,7 +303,7 @@ class OpenAiEngine:
         self._answered += 1
         self._known_good = question, prompts[-1]
         pairs = zip(answers, shares, strict=True)
-        return [replace(answer, seconds=seconds, engine_seconds=share) for answer, share in pairs]
+        return [structs.replace(answer, seconds=seconds, engine_seconds=share) for answer, share in pairs]
 
     async def _ask(self, question: Labels | Writing, prompts: Sequence[Prompt]) -> Sequence[Score | Completion]:
         if isinstance(question, Writing):
@@ -310,7 +312,8 @@ class OpenAiEngine:
 
     async def _complete(self, prompts: Sequence[Prompt], parameters: dict[str, Any]) -> dict[str, Any]:
         prompt = prompts[0].text if len(prompts) == 1 else [prompt.text for prompt in prompts]
-        return await self._http.call("POST", "/v1/completions", {"model": self._model, "prompt": prompt, **parameters})
+        body = {"model": self._model, "prompt": prompt, **parameters}
+        return await self._http.call("POST", "/v1/completions", body, self._dialect.read)
 
     async def _score(self, labels: Labels, prompts: Sequence[Prompt]) -> list[Score]:
         answer = await self._complete(prompts, self._dialect.scoring(labels))

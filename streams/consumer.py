@@ -172,6 +172,16 @@ class _SafeThread(driver.AIOKafkaConsumerThread):
         return True
 
 
+class Bytes(faust.Schema[Any, Any]):
+    """Key and value of a message as they are."""
+
+    def loads_key(self, app: Any, message: Message, *, loads: Any = None, serializer: Any = None) -> bytes | None:
+        return message.key
+
+    def loads_value(self, app: Any, message: Message, *, loads: Any = None, serializer: Any = None) -> bytes | None:
+        return message.value
+
+
 class SafeTransport(driver.Transport):
     """Faust's aiokafka transport with `SafeConsumer`."""
 

@@ -1,10 +1,10 @@
 """From a Kafka message to an event with an identity, or to a dead letter with a reason."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from msgspec import Struct
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from streams import cloudevents
@@ -31,8 +31,7 @@ class KafkaMessage(Placed, Protocol):
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """A valid message.
 
     topic, partition, offset, broker_time: its place and Kafka's timestamp; a replay has those of the message that it

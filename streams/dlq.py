@@ -5,10 +5,11 @@ in the same partition that names it. So the topic is all the state there is.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from msgspec import structs
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from streams import origin, topics
@@ -152,7 +153,7 @@ def replay_headers(letter: Letter, headers: Iterable[tuple[str, bytes | None]]) 
 
     headers: those of the dead letter.
     """
-    place = replace(letter.origin, replays=letter.origin.replays + 1)
+    place = structs.replace(letter.origin, replays=letter.origin.replays + 1)
     return [*_foreign(headers), *origin.origin_headers(place)]
 
 

@@ -1,15 +1,15 @@
 """What was said before in a thread, as far as this worker has seen it."""
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from streams.decode import Event
 
 _MAX_THREADS = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Earlier:
+class Earlier(Struct, frozen=True):
     """An earlier message of a thread, its text cut for context."""
 
     row_id: int

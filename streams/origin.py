@@ -5,8 +5,9 @@ keep their identity.
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from streams.cloudevents import Headers
 from streams.topics import deferred
@@ -29,8 +30,7 @@ class Placed(Protocol):
     headers: Iterable[tuple[str, bytes | None]] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """A place in Kafka. timestamp_ms: Unix milliseconds, None if the message had none. replays: how often the message
     was published again.
     """
@@ -49,6 +49,8 @@ def origin_of(message: Placed) -> Origin:
     that waits stands in that topic's own for such rows, and nobody who may write to one topic shall speak for another.
     """
     found = dict(message.headers or ())
+    if _TOPIC not in found:
+        return _own_place(message)
     partition = number(found.get(_PARTITION), _INT32)
     offset = number(found.get(_OFFSET), _INT64)
     timestamp_ms = number(found.get(_TIMESTAMP), _INT64)
@@ -59,8 +61,12 @@ def origin_of(message: Placed) -> Origin:
         or offset is None
         or (timestamp_ms is None and _TIMESTAMP in found)
     ):
-        return Origin(message.topic, message.partition, message.offset, _milliseconds(message.timestamp))
+        return _own_place(message)
     return Origin(topic, partition, offset, timestamp_ms, number(found.get(REPLAYS), _INT32) or 0)
+
+
+def _own_place(message: Placed) -> Origin:
+    return Origin(message.topic, message.partition, message.offset, _milliseconds(message.timestamp))
 
 
 def origin_headers(origin: Origin) -> Headers:

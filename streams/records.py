@@ -121,12 +121,10 @@ class Verdict(_Made):
 
     def encode(self) -> bytes:
         """The verdict as JSON, times in RFC 3339 to the millisecond."""
-        return orjson.dumps(vars(self), default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        nested = {"source": vars(self.source), "usage": vars(self.usage)}
+        times = {"event_time": _utc(self.event_time), "judged_at": _utc(self.judged_at)}
+        return orjson.dumps(vars(self) | nested | times)
 
 
-def _plain(value: Any) -> str | dict[str, Any]:
-    if isinstance(value, datetime):
-        return rfc3339(value.astimezone(UTC))
-    if isinstance(value, BaseModel):
-        return vars(value)
-    raise TypeError(f"{type(value).__name__} has no place in a message")
+def _utc(time: datetime) -> str:
+    return rfc3339(time.astimezone(UTC))

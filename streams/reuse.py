@@ -4,16 +4,17 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from inference.judgement import Judgement
-from streams.identity import digest_of
 
 _ENTRIES = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Reused:
+class Reused(Struct, frozen=True):
     """A judgement and where it is from. row_id: of the verdict that paid for it, or None if this one did."""
 
     judgement: Judgement
@@ -42,20 +43,16 @@ class Reuse:
         """
         if key is None or not self._window:
             return Reused(await ask(), None)
-        while True:
-            if (known := self.known(key, row_id)) is not None:
-                return known
-            if (running := self._asked.get(key)) is None:
-                return Reused(await self._ask(key, row_id, ask), None)
+        while (running := self._asked.get(key)) is not None:
             first, future = running
             await asyncio.wait([future])
             if not future.cancelled():
                 return _reused(future.result(), first, row_id)
+        return self.known(key, row_id) or Reused(await self._ask(key, row_id, ask), None)
 
     def known(self, key: bytes | None, row_id: int) -> Reused | None:
         """The judgement of what `key` stands for, if it was made within the window."""
-        self._forget_old()
-        if key is None or (found := self._known.get(key)) is None:
+        if key is None or (found := self._known.get(key)) is None or found[0] <= self._clock() - self._window:
             return None
         return _reused(found[2], found[1], row_id)
 
@@ -73,6 +70,7 @@ class Reuse:
             raise
         else:
             future.set_result(judgement)
+            self._forget_old()
             self._known[key] = self._clock(), row_id, judgement
             if len(self._known) > _ENTRIES:
                 self._known.popitem(last=False)
@@ -88,4 +86,4 @@ def _reused(judgement: Judgement, first: int, row_id: int) -> Reused:
 
 def key_of(tenant: str, text: str, context: Sequence[str]) -> bytes:
     """16 bytes that stand for what a stage's model reads of an event. One tenant's judgements are not another's."""
-    return digest_of(tenant, text, *context)
+    return blake2b(repr((tenant, text, *context)).encode(), digest_size=16).digest()

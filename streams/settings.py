@@ -104,7 +104,7 @@ class Settings(BaseSettings):
 
     web_host: str = Field(default="127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(default=8080, ge=0, le=65535, description="port of /metrics and /health; 0: any")
-    rows_in_flight: int = Field(default=2048, ge=1, le=100_000, description="rows that a stage works on at once")
+    rows_in_flight: int = Field(default=4096, ge=1, le=100_000, description="rows that a stage works on at once")
     dead_letter_share: float = Field(
         default=0.5, ge=0, le=1, description="share of the last 200 rows above which the worker stops; 1: never"
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from faust.types import TP
@@ -112,6 +112,8 @@ class StageAgent:
         self._cached_tokens = self._metrics.cached_tokens.labels(*self._labels)
         self._parts = self._metrics.parts.labels(*self._labels)
         self._of_model = cache(self._metrics_of_model)
+        self._verdicts = cache(partial(self._metrics.verdicts.labels, *self._labels))
+        self._cost = cache(partial(self._metrics.cost.labels, *self._labels))
         self._metrics.sla.labels(*self._labels).set(pipeline.sla_seconds)
         self._metrics.in_flight.labels(*self._labels).set_function(lambda: self.window.rows + self.deferred_window.rows)
 
@@ -265,15 +267,15 @@ class StageAgent:
         self._count(judgement, event.tenant)
         if found.row_id is not None:
             self._metrics.reused.labels(*self._labels).inc()
-        return judgement, verdict, rows_of(event, context, judgement, verdict)
+        return judgement, verdict, rows_of(event, context, judgement, verdict, row_id)
 
     async def _judge_anew(self, key: bytes | None, row_id: int, passage: Passage) -> Reused:
         """Ask the model, or wait for another row that asks it the same. Raises BudgetSpent, RateExceeded."""
-        tenant = passage.caller.tenant
+        tenant, ask = passage.caller.tenant, partial(self._operator.judge, passage)
+        if not self._admission.bounded:
+            return await self._reuse.judge(key, row_id, ask)
         with self._admission.row(tenant, self._rows_in_flight):
-            return await self._reuse.judge(
-                key, row_id, lambda: self._admission.ask(tenant, lambda: self._operator.judge(passage))
-            )
+            return await self._reuse.judge(key, row_id, lambda: self._admission.ask(tenant, ask))
 
     def _caller(self, message: KafkaMessage, event: Event) -> Caller:
         """Who asks, and from when on in a hurry. A row that waited for this day has all the time again."""
@@ -321,7 +323,7 @@ class StageAgent:
         await self._publisher.send(self._stage.writes, event.key, verdict.encode(), headers)
         turn.end()  # the next verdict of the key need not wait until the store has this one
         now = datetime.now(UTC)
-        self._metrics.verdicts.labels(*self._labels, verdict.decision).inc()
+        self._verdicts(verdict.decision).inc()
         self._event_latency.observe((now - event.event_time).total_seconds())
         self._broker_latency.observe((now - event.broker_time).total_seconds())
 
@@ -351,5 +353,5 @@ class StageAgent:
             tokens_out.observe(call.usage.output_tokens)
         self._cached_tokens.inc(judgement.usage.cached_tokens)
         shown = self._admission.limits.shown_as(tenant)
-        self._metrics.cost.labels(*self._labels, shown).inc(judgement.cost_usd)
+        self._cost(shown).inc(judgement.cost_usd)
         self._parts.inc(judgement.parts)

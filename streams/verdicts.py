@@ -118,9 +118,13 @@ def _source(event: Event) -> Source:
     )
 
 
-def rows_of(event: Event, context: Sequence[Earlier], judgement: Judgement, verdict: Verdict) -> list[AnyRow]:
-    """Everything that ClickHouse keeps of one judgement: the words, the verdict, the calls, the edges."""
-    row_id = row_of(verdict.row_id)
+def rows_of(
+    event: Event, context: Sequence[Earlier], judgement: Judgement, verdict: Verdict, row_id: int
+) -> list[AnyRow]:
+    """Everything that ClickHouse keeps of one judgement: the words, the verdict, the calls, the edges.
+
+    row_id: of the verdict.
+    """
     at = verdict.judged_at
     source = SourceRow(
         row_id=event.row_id,

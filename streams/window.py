@@ -117,7 +117,9 @@ class Turn:
     async def come(self) -> None:
         """Return when the rows before it are settled."""
         if self._before is not None and not self._before.done():
-            await asyncio.wait([self._before])
+            came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._before.add_done_callback(lambda _: _set(came))
+            await came
 
     def end(self) -> None:
         """The row is settled: let the next one pass, once those before have. Safe to call twice."""
@@ -126,3 +128,8 @@ class Turn:
         elif not self.passed.done():
             self.passed.set_result(None)
             self._turns.forget(self)
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from sinks.spend import Spend
 from sinks.writer import Writer
 from streams.admission import Admission
 from streams.budgets import Budgets
-from streams.consumer import App
+from streams.consumer import App, Bytes
 from streams.deferred import DeferredReader
 from streams.errors import Fate, WorkerMisconfigured, fate_of, is_transient
 from streams.health import Health
@@ -147,6 +148,7 @@ class Worker:
 
         Raises the error that stopped the worker if a person must change something first.
         """
+        _collect_seldom()
         with self._signals():
             async with AsyncExitStack() as stack:
                 stack.push_async_callback(self._publisher.close)
@@ -258,8 +260,6 @@ class Worker:
             stream_wait_empty=False,  # it would hold the whole group for as long as the engine is away
             web_enabled=False,
             store="memory://",
-            key_serializer="raw",
-            value_serializer="raw",
             autodiscover=False,
         )
         app.on_assign = self._assigned
@@ -267,7 +267,7 @@ class Worker:
         windows = [agent.window for agent in self._agents]
         app.before_revoke = lambda: _finish_rows(_REVOKE_SECONDS, windows)
         for agent in self._agents:
-            app.agent(app.topic(agent.reads, value_serializer="raw"), name=agent.name)(agent.run)
+            app.agent(app.topic(agent.reads, schema=Bytes()), name=agent.name)(agent.run)
         return app
 
     def _stop_for(self, error: Exception) -> None:
@@ -333,6 +333,16 @@ async def _finish_rows(seconds: float, windows: Sequence[Window]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(window.empty() for window in windows))
+
+
+def _collect_seldom() -> None:
+    """Look for garbage in cycles after 50,000 new objects, not after 700.
+
+    Rows in flight are many objects that live for a second or two, and hardly any of them is in a cycle. To go through
+    them, and through what was imported, time and again took a tenth of the worker's time (docs/performance.md).
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _check_prices(settings: Settings, pipelines: Sequence[Pipeline]) -> None:

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
+from msgspec import structs
 from pydantic import Field, model_validator
 
 from inference.cost import Prices
@@ -188,7 +189,7 @@ class GuardOperator:
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""
         if not self._guard.reads_context:
-            passage = replace(passage, context=())
+            passage = structs.replace(passage, context=())
         parts, read = await self._room.parts(passage)
         context = chosen(passage, read)
 

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, Self
 
+from msgspec import Struct
 from pydantic import Field, model_validator
 
 from inference.calibration import Calibration, CalibrationSettings
@@ -76,8 +76,7 @@ class LabelSettings(Section):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(Struct, frozen=True):
     """probabilities: of the labels, for each question. calls: for each question that differs from the others.
     context_read: which texts of the passage's context the model read. source: what the probabilities rest on.
     """
@@ -154,11 +153,11 @@ class LabelScorer:
         read: what the answer is to have as `context_read`. Nothing is split here. Raises like `score`.
         """
 
-        async def one(question: tuple[str, tuple[str, ...]]) -> Score:
-            return await self._engine.score(self._prompt.render(*question), self._tokens, caller)
+        def one(question: tuple[str, tuple[str, ...]]) -> Awaitable[Score]:
+            return self._engine.score(self._prompt.render(*question), self._tokens, caller)
 
         distinct = list(dict.fromkeys(questions))
-        scores = await few_at_once(one, distinct)
+        scores = [await one(distinct[0])] if len(distinct) == 1 else await few_at_once(one, distinct)
         probabilities = {
             question: self._calibration(score.logprobs) for question, score in zip(distinct, scores, strict=True)
         }

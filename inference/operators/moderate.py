@@ -1,6 +1,6 @@
 """`moderate`: is the text against the rules, and against which?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -90,8 +90,7 @@ class Moderate(LabelOperator):
         scored = await self._scorer.score(passage)
         parts = scored.probabilities
         allowed = self._settings.allowed.name
-        scores = dict(zip(self._scorer.labels, (max(column) for column in zip(*parts, strict=True)), strict=True))
-        scores[allowed] = min(part[0] for part in parts)
+        scores = dict(zip(self._scorer.labels, _worst(parts), strict=True))
         decision = self._decide(scores)
         return Judgement(
             decision=decision,
@@ -115,3 +114,11 @@ class Moderate(LabelOperator):
         if risk >= stage.review or any(c.review is not None and scores[c.name] >= c.review for c in categories):
             return "review"
         return "allow"
+
+
+def _worst(parts: Sequence[Sequence[float]]) -> Sequence[float]:
+    """The highest probability of each category in any part, and the lowest of the allowed label, which is the first."""
+    if len(parts) == 1:
+        return parts[0]
+    allowed, *categories = zip(*parts, strict=True)
+    return [min(allowed), *map(max, categories)]

@@ -1,10 +1,10 @@
 """How commands begin and run."""
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 import typer
+import uvloop
 
 from streams import logs, settings
 
@@ -22,6 +22,6 @@ def load_settings(*needs: settings.Server) -> settings.Settings:
 def run_async(work: Coroutine[Any, Any, Any]) -> Any:
     """What the work returns. Ctrl-C ends the command with status 130."""
     try:
-        return asyncio.run(work)
+        return uvloop.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

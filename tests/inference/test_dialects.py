@@ -23,6 +23,11 @@ def parsed(dialect: Dialect, top: Any, labels: list[LabelToken] = LABELS) -> lis
     return dialect.logprobs([{"logprobs": logprobs}], labels)
 
 
+def told(answer: dict[str, Any]) -> list[Usage]:
+    """What vLLM tells of the tokens in an answer."""
+    return Vllm().usage(Vllm().read(json.dumps(answer).encode()))
+
+
 class TestVllm:
     @pytest.mark.parametrize("name", ["one_prompt", "two_prompts", "one_prompt_cached"])
     def test_asks_as_recorded(self, name: str) -> None:
@@ -47,11 +52,11 @@ class TestVllm:
         ],
     )
     def test_counts_recorded_tokens_of_each_prompt(self, name: str, usage: list[Usage]) -> None:
-        assert Vllm().usage(recorded(name)["answer"]) == usage
+        assert told(recorded(name)["answer"]) == usage
 
     def test_counts_tokens_in_the_order_of_the_prompts(self) -> None:
         answer = recorded("two_prompts")["answer"]
-        assert Vllm().usage({**answer, "choices": answer["choices"][::-1]}) == [Usage(14, 1), Usage(10, 1)]
+        assert told({**answer, "choices": answer["choices"][::-1]}) == [Usage(14, 1), Usage(10, 1)]
 
     @pytest.mark.parametrize(
         ("cached", "first", "last", "usage"),
@@ -70,9 +75,9 @@ class TestVllm:
         answer = recorded("two_prompts")["answer"]
         one, other = answer["choices"]
         choices = [{**other, "prompt_token_ids": last}, {**one, "prompt_token_ids": first}]
-        told = {**answer["usage"], "prompt_tokens_details": {"cached_tokens": cached}}
+        sums = {**answer["usage"], "prompt_tokens_details": {"cached_tokens": cached}}
 
-        assert Vllm().usage({**answer, "choices": choices, "usage": told}) == usage
+        assert told({**answer, "choices": choices, "usage": sums}) == usage
 
     def test_asks_for_probabilities_of_what_is_written_as_it_does_for_labels(self) -> None:
         fields = Vllm().writing(Writing(9, json.dumps(SCHEMA), ("\n",), 0.5))

@@ -1,12 +1,12 @@
 """The store is asked for the events that it may know, and for no others."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from faust.types import TP
+from msgspec.structs import replace
 
 from sinks.judged import Known
 from streams.decode import Event, decode

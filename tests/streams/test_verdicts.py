@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from inference.engine import Usage
 from inference.judgement import Call, Judgement
@@ -16,7 +16,7 @@ from sinks.rows import InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
 from streams import verdicts
 from streams.decode import Event
 from streams.history import Earlier
-from streams.identity import stage_row_id
+from streams.identity import row_of, stage_row_id
 from streams.pipeline import Pipeline, Stage
 from streams.records import Verdict
 from streams.verdicts import rows_of, verdict_from_store, verdict_row_id
@@ -124,7 +124,7 @@ def test_an_event_of_the_future_has_no_negative_latency(pipeline: Pipeline, judg
 
 
 def test_rows_are_the_words_the_edges_the_calls_and_the_verdict(judged: Event, verdict: Verdict) -> None:
-    rows: list[Any] = rows_of(judged, CONTEXT, JUDGEMENT, verdict)
+    rows: list[Any] = rows_of(judged, CONTEXT, JUDGEMENT, verdict, row_of(verdict.row_id))
     row_id, at = UUID(verdict.row_id).int, NOW + timedelta(seconds=2)
     words, judgement = rows[0], rows[-1]
     assert isinstance(words, SourceRow)
@@ -156,7 +156,7 @@ def test_a_judgement_that_was_reused_leads_to_the_one_that_was_paid(pipeline: Pi
     verdict = verdict_of(pipeline, pipeline.stages[0], judged, CONTEXT, reused, NOW, reused_from=77)
     assert verdict.reused_from == str(UUID(int=77))
     assert (verdict.cost_usd, verdict.usage.input_tokens) == (0, 0)
-    rows = rows_of(judged, CONTEXT, reused, verdict)
+    rows = rows_of(judged, CONTEXT, reused, verdict, row_of(verdict.row_id))
     assert LineageEdgeRow(UUID(verdict.row_id).int, 77, "reused", NOW) in rows
     assert isinstance(rows[-1], VerdictRow)
     assert rows[-1].reused_from == 77
@@ -167,7 +167,7 @@ def test_an_operator_that_only_labels_has_no_output(pipeline: Pipeline, judged: 
     only = replace(JUDGEMENT, output={}, confidence_source="logprobs")
     verdict = verdict_of(pipeline, pipeline.stages[0], judged, [], only, NOW)
     assert json.loads(verdict.encode())["output"] == {}
-    *_, row = rows_of(judged, [], only, verdict)
+    *_, row = rows_of(judged, [], only, verdict, row_of(verdict.row_id))
     assert isinstance(row, VerdictRow)
     assert (row.output, row.confidence_source) == ("", "logprobs")
 
@@ -179,7 +179,7 @@ def test_a_verdict_comes_back_from_the_store_as_it_was(
 ) -> None:
     judgement = replace(JUDGEMENT, output=output)
     verdict = verdict_of(pipeline, pipeline.stages[0], judged, CONTEXT, judgement, NOW, reused_from=reused_from)
-    rows = rows_of(judged, CONTEXT, judgement, verdict)
+    rows = rows_of(judged, CONTEXT, judgement, verdict, row_of(verdict.row_id))
     assert isinstance(rows[-1], VerdictRow)
     parents = [(row.parent, row.kind) for row in rows if isinstance(row, LineageEdgeRow)]
     assert verdict_from_store(StoredVerdict(rows[-1], ["ok", "spam"], parents), judged) == verdict
