@@ -74,7 +74,7 @@ class Sender:
 class Asked:
     question: str
     prompt: Prompt
-    task: "asyncio.Task[str]"
+    answer: "asyncio.Future[str]"
 
 
 class Callers:
@@ -96,15 +96,15 @@ class Callers:
         names = [str(next(self._numbers)) for _ in range(count)]
         for name in names:
             prompt = Prompt(shared, name + padding)
-            task = asyncio.create_task(self._batcher.submit(question, prompt, caller))
-            self.asked[name] = Asked(question, prompt, task)
+            answer = self._batcher.submit(question, prompt, caller)
+            self.asked[name] = Asked(question, prompt, answer)
         return names
 
     async def outcomes(self) -> dict[str, str | BaseException]:
         """What each caller got. None may wait any longer."""
         await settle()
-        assert not [name for name, asked in self.asked.items() if not asked.task.done()]
-        tasks = [asked.task for asked in self.asked.values()]
+        assert not [name for name, asked in self.asked.items() if not asked.answer.done()]
+        tasks = [asked.answer for asked in self.asked.values()]
         return dict(zip(self.asked, await asyncio.gather(*tasks, return_exceptions=True), strict=True))
 
 
@@ -128,7 +128,7 @@ async def batcher(
         yield sender, made, callers
     finally:
         for asked in callers.asked.values():
-            asked.task.cancel()
+            asked.answer.cancel()
         await made.close()
 
 
@@ -162,7 +162,7 @@ async def test_whatever_happens_each_caller_gets_its_own_answer(size: int, limit
 
         for _ in range(data.draw(st.integers(1, 15), label="steps")):
             step = data.draw(st.sampled_from(["submit", "succeed", "fail", "reject one", "cancel"]), label="step")
-            pending = [name for name, asked in callers.asked.items() if not asked.task.done()]
+            pending = [name for name, asked in callers.asked.items() if not asked.answer.done()]
             if step == "submit":
                 callers.submit(
                     data.draw(st.integers(1, 5), label="how many"),
@@ -172,7 +172,7 @@ async def test_whatever_happens_each_caller_gets_its_own_answer(size: int, limit
                 )
             elif step == "cancel" and pending:
                 name = data.draw(st.sampled_from(pending), label="whom")
-                callers.asked[name].task.cancel()
+                callers.asked[name].answer.cancel()
                 expect([name], asyncio.CancelledError)
             elif step in ("succeed", "fail", "reject one") and sender.open:
                 request = data.draw(st.sampled_from(sender.open), label="which")
@@ -461,7 +461,7 @@ async def test_caller_that_gives_up_while_it_waits_is_not_sent() -> None:
     async with batcher(size=2, limit=2, linger=SECONDS) as (sender, _, callers):
         callers.submit(5)
         await settle()
-        callers.asked["3"].task.cancel()
+        callers.asked["3"].answer.cancel()
         await settle()
         sender.open[0].succeed()
         await settle()
@@ -474,7 +474,7 @@ async def test_caller_that_gives_up_under_way_leaves_the_others_alone(*, fails: 
     async with batcher(size=3, limit=3, linger=SECONDS) as (sender, _, callers):
         callers.submit(3)
         await settle()
-        callers.asked["0"].task.cancel()
+        callers.asked["0"].answer.cancel()
         await settle()
         if fails:
             sender.open[0].answer.set_exception(EngineMisconfigured())
