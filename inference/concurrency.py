@@ -6,8 +6,8 @@ from dataclasses import dataclass
 _GROWTH = 1.25
 _SHRINK = 0.7
 # Of what runs may wait in the engine. Prompts of one token all end with the same step, and the next step is made of
-# what waits by then: without a queue the engine would run dry between a step and our next request.
-_QUEUE_SHARE = 0.5
+# what waits by then: with less than a whole step in its queue the engine runs dry before our next request is there.
+_QUEUE_SHARE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,10 @@ class Concurrency:
 
     def __init__(self, start: int, largest: int, on_change: Callable[[int], None] = lambda limit: None) -> None:
         """start: the limit to begin with. largest: the limit's bound. Both positive; equal for a limit that only
-        shrinks and recovers. on_change: told the new limit.
+        shrinks and recovers; as many as `start` may wait in the engine, however few it runs. on_change: told the new
+        limit.
         """
+        self._start = start
         self._limit = float(min(start, largest))
         self._largest = largest
         self._on_change = on_change
@@ -51,7 +53,7 @@ class Concurrency:
     def observed(self, load: Load) -> None:
         """The engine told its load."""
         self._told = True
-        allowed = max(1.0, load.running * _QUEUE_SHARE)
+        allowed = max(self._start, load.running * _QUEUE_SHARE)
         if load.waiting > allowed:
             fits = (load.running + allowed) / (load.running + load.waiting)
             self._set(self._limit * max(fits, _SHRINK))

@@ -30,9 +30,9 @@ Outcome = Score | Completion | PromptRejected | AttemptsExhausted
 
 _DEFAULT_CONTEXT_TOKENS = 2048
 _ATTEMPTS_TOGETHER = 2  # then a request of several prompts is split, to find the one that is to blame
-_START_PROMPTS = 16  # in flight, before the engine has said or shown what it can take
+_START_PROMPTS = 64  # in flight: four requests, before the engine has said or shown what it can take
 _START_PROMPTS_ALONE = 4  # where a request carries one
-_LOAD_SECONDS = 0.25
+_LOAD_SECONDS = 0.5
 _LOAD_TIMEOUT_SECONDS = 2.0
 _FIXED_WEIGHT = 64  # characters that a prompt's question and the model's answer come to, beside its own text
 

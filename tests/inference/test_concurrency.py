@@ -61,15 +61,16 @@ class TestToldLoad:
 
         assert concurrency.limit == 4
 
-    def test_short_queue_is_as_it_should_be(self) -> None:
+    @pytest.mark.parametrize("load", [Load(80, 20), Load(80, 100), Load(1, 100), Load(120, 120)])
+    def test_queue_of_a_step_or_of_what_it_began_with_is_as_it_should_be(self, load: Load) -> None:
         concurrency = Concurrency(100, 1000)
         concurrency.wanted()
-        concurrency.observed(Load(80, 20))
+        concurrency.observed(load)
 
         assert concurrency.limit == 100
 
     @pytest.mark.parametrize(
-        ("load", "limit"), [(Load(60, 40), 90), (Load(64, 36), 96), (Load(10, 90), 70), (Load(0, 100), 70)]
+        ("load", "limit"), [(Load(100, 120), 90), (Load(110, 130), 91), (Load(60, 240), 70), (Load(0, 200), 70)]
     )
     def test_limit_shrinks_to_what_fits_but_not_all_at_once(self, load: Load, limit: int) -> None:
         concurrency = Concurrency(100, 1000)
