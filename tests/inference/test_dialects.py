@@ -79,6 +79,22 @@ class TestVllm:
 
         assert told({**answer, "choices": choices, "usage": sums}) == usage
 
+    @pytest.mark.parametrize("ids", [None, "1,2", {}])
+    def test_ids_that_are_no_array_are_an_error(self, ids: Any) -> None:
+        answer = recorded("two_prompts")["answer"]
+        choices = [{**choice, "prompt_token_ids": ids} for choice in answer["choices"]]
+
+        with pytest.raises(UNKNOWN_SHAPE):
+            told({**answer, "choices": choices})
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"choices": ['])
+    def test_what_is_no_json_cannot_be_read(self, content: bytes) -> None:
+        with pytest.raises(ValueError):  # noqa: PT011  whichever the parser raises
+            Vllm().read(content)
+
+    def test_another_shape_is_read_as_it_is(self) -> None:
+        assert Vllm().read(b'{"choices": 7, "other": 1}') == {"choices": 7, "other": 1}
+
     def test_asks_for_probabilities_of_what_is_written_as_it_does_for_labels(self) -> None:
         fields = Vllm().writing(Writing(9, json.dumps(SCHEMA), ("\n",), 0.5))
 
