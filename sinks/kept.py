@@ -39,7 +39,7 @@ def not_kept(client: Client, rows: Sequence[AnyRow]) -> dict[int, RowNotKept]:
     limit = (datetime.now(UTC) - _FRESH).timestamp()
     old: dict[type[AnyRow], list[AnyRow]] = {kind: [] for kind in _LOOKUPS}
     for row in rows:
-        if isinstance(row, SourceRow | VerdictRow) and row.event_time.timestamp() < limit:
+        if isinstance(row, (SourceRow, VerdictRow)) and row.event_time.timestamp() < limit:
             old[type(row)].append(row)
     return {
         id(row): RowNotKept(

@@ -140,15 +140,15 @@ class Writer:
         started = time.perf_counter()
         failed: dict[_Submission, RowNotKept] = {}
         kept = 0
+        by_kind: dict[type[AnyRow], list[tuple[AnyRow, _Submission]]] = {kind: [] for kind in TABLES}
+        for submission in batch:
+            for row in submission.rows:
+                by_kind[type(row)].append((row, submission))
         try:
             for kind, table in TABLES.items():
-                owners = [
-                    (row, submission)
-                    for submission in batch
-                    if submission not in failed
-                    for row in submission.rows
-                    if type(row) is kind
-                ]
+                owners = by_kind[kind]
+                if failed:
+                    owners = [(row, submission) for row, submission in owners if submission not in failed]
                 if not owners:
                     continue
                 rows = [row for row, _ in owners]
