@@ -199,5 +199,8 @@ class App(faust.App):
     on_commit: OnCommit = staticmethod(lambda offsets: None)
     before_revoke: BeforeRevoke = staticmethod(lambda: asyncio.sleep(0))
 
+    def _create_directories(self) -> None:
+        """Nothing: they are for tables, of which there are none, and the working directory may not be writable."""
+
     def _new_transport(self) -> SafeTransport:
         return SafeTransport(self.conf.broker_consumer, self)
