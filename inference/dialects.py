@@ -8,6 +8,7 @@ and what the server tells of its load.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol, TypedDict
 
 import msgspec
@@ -168,10 +169,10 @@ class Vllm:
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         if len(choices) < 2:
             return [_request_usage(answer)]
-        prompts = [bytes(choice["prompt_token_ids"]) for choice in choices]
+        prompts = [_numbers(choice["prompt_token_ids"]) for choice in choices]
         beginning = _first(_request_usage(answer).cached_tokens, prompts[-1])
         return [
-            Usage(_count(prompt), len(choice["token_ids"]), _common(prompt, beginning))
+            Usage(prompt.count(b","), len(choice["token_ids"]), _common(prompt, beginning))
             for choice, prompt in zip(choices, prompts, strict=True)
         ]
 
@@ -197,24 +198,25 @@ class _VllmAnswer(TypedDict, total=False):
 _VLLM_ANSWER = msgspec.json.Decoder(_VllmAnswer)
 
 
-def _count(ids: bytes) -> int:
-    """How many numbers a JSON array has, one at least."""
+def _numbers(array: msgspec.Raw) -> bytes:
+    """The numbers of a JSON array that is not empty, each with a comma after it."""
+    ids = bytes(array)
     if not ids.startswith(b"["):
         raise ValueError("token ids are no array")
-    return ids.count(b",") + 1
+    return ids[1:-1] + b","
 
 
-def _first(number: int, ids: bytes) -> list[bytes]:
-    """The first so many of a JSON array's numbers, each with what stands before it."""
-    return ids.rstrip(b"]").split(b",", number)[:number]
+def _first(number: int, ids: bytes) -> bytes:
+    """The first so many of the numbers."""
+    return b"".join(number + b"," for number in ids.split(b",", number)[:number])
 
 
-def _common(ids: bytes, beginning: Sequence[bytes]) -> int:
-    """How many of the first numbers are the same."""
-    if ids.startswith(b",".join([*beginning, b""])):
-        return len(beginning)
-    own = _first(len(beginning), ids)
-    return next((at for at, (one, other) in enumerate(zip(own, beginning, strict=False)) if one != other), len(own))
+def _common(ids: bytes, beginning: bytes) -> int:
+    """How many numbers both begin with."""
+    if ids.startswith(beginning):
+        return beginning.count(b",")
+    pairs = zip(ids.split(b","), beginning.split(b","), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,17 +43,16 @@ class Room:
         Text that fits is one part, with as many neighbours as fit into the rest and into the passage's own bound, the
         most relevant first. Longer text is split, and read without neighbours.
         """
-        size = self._bytes(passage.text)
-        if size > self.tokens and await self._tokens(passage.text) > self.tokens:
+        if not await self._fits(passage.text, self.tokens):
             return await self.split(passage.text), ()
-        return [passage.text], await self._neighbours(passage, size)
+        return [passage.text], await self._neighbours(passage)
 
-    async def _neighbours(self, passage: Passage, size: int) -> tuple[int, ...]:
-        """size: bytes of the text. Bytes bound tokens, so tokens are counted only where the bytes do not fit."""
+    async def _neighbours(self, passage: Passage) -> tuple[int, ...]:
+        """Bytes bound tokens, so tokens are counted only where the bytes do not fit."""
         if not passage.context:
             return ()
         sizes = [self._bytes(other) + _CONTEXT_LINE_TOKENS for other in passage.context]
-        if sum(sizes) <= min(self.tokens - size, passage.context_tokens):
+        if sum(sizes) <= min(self.tokens - self._bytes(passage.text), passage.context_tokens):
             return tuple(range(len(sizes)))
         room = min(self.tokens - await self._tokens(passage.text), passage.context_tokens)
         read: list[int] = []

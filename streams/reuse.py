@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from hashlib import blake2b
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from inference.judgement import Judgement
+from streams.identity import digest_of
 
 _ENTRIES = 10_000
 
@@ -86,4 +86,4 @@ def _reused(judgement: Judgement, first: int, row_id: int) -> Reused:
 
 def key_of(tenant: str, text: str, context: Sequence[str]) -> bytes:
     """16 bytes that stand for what a stage's model reads of an event. One tenant's judgements are not another's."""
-    return blake2b(repr((tenant, text, *context)).encode(), digest_size=16).digest()
+    return digest_of(tenant, text, *context)

@@ -271,11 +271,9 @@ class StageAgent:
 
     async def _judge_anew(self, key: bytes | None, row_id: int, passage: Passage) -> Reused:
         """Ask the model, or wait for another row that asks it the same. Raises BudgetSpent, RateExceeded."""
-        tenant, ask = passage.caller.tenant, partial(self._operator.judge, passage)
-        if not self._admission.bounded:
-            return await self._reuse.judge(key, row_id, ask)
+        tenant, judge = passage.caller.tenant, partial(self._operator.judge, passage)
         with self._admission.row(tenant, self._rows_in_flight):
-            return await self._reuse.judge(key, row_id, lambda: self._admission.ask(tenant, ask))
+            return await self._reuse.judge(key, row_id, partial(self._admission.ask, tenant, judge))
 
     def _caller(self, message: KafkaMessage, event: Event) -> Caller:
         """Who asks, and from when on in a hurry. A row that waited for this day has all the time again."""

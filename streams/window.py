@@ -117,9 +117,7 @@ class Turn:
     async def come(self) -> None:
         """Return when the rows before it are settled."""
         if self._before is not None and not self._before.done():
-            came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._before.add_done_callback(lambda _: _set(came))
-            await came
+            await asyncio.shield(self._before)
 
     def end(self) -> None:
         """The row is settled: let the next one pass, once those before have. Safe to call twice."""
@@ -128,8 +126,3 @@ class Turn:
         elif not self.passed.done():
             self.passed.set_result(None)
             self._turns.forget(self)
-
-
-def _set(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)

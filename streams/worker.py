@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -148,7 +147,6 @@ class Worker:
 
         Raises the error that stopped the worker if a person must change something first.
         """
-        _collect_seldom()
         with self._signals():
             async with AsyncExitStack() as stack:
                 stack.push_async_callback(self._publisher.close)
@@ -333,16 +331,6 @@ async def _finish_rows(seconds: float, windows: Sequence[Window]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(window.empty() for window in windows))
-
-
-def _collect_seldom() -> None:
-    """Look for garbage in cycles after 50,000 new objects, not after 700.
-
-    Rows in flight are many objects that live for a second or two, and hardly any of them is in a cycle. To go through
-    them, and through what was imported, time and again took a tenth of the worker's time (docs/performance.md).
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def _check_prices(settings: Settings, pipelines: Sequence[Pipeline]) -> None:

@@ -157,7 +157,7 @@ class LabelScorer:
             return self._engine.score(self._prompt.render(*question), self._tokens, caller)
 
         distinct = list(dict.fromkeys(questions))
-        scores = [await one(distinct[0])] if len(distinct) == 1 else await few_at_once(one, distinct)
+        scores = await few_at_once(one, distinct)
         probabilities = {
             question: self._calibration(score.logprobs) for question, score in zip(distinct, scores, strict=True)
         }
