@@ -113,7 +113,7 @@ class Stand:
 
 
 @contextmanager
-def stand(broker: str, engine_url: str, folder: Path, **settings: Any) -> Iterator[Stand]:
+def stand(broker: str, engine_url: str, folder: Path, file: Path = SHIPPED, **settings: Any) -> Iterator[Stand]:
     """Broker and store with topics and tables. settings: of the worker, where they are not the defaults."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
@@ -129,9 +129,9 @@ def stand(broker: str, engine_url: str, folder: Path, **settings: Any) -> Iterat
             **settings,
         )
         migrate(chosen.store)
-        loaded = [pipeline.load(SHIPPED)]
+        loaded = [pipeline.load(file)]
         asyncio.run(topics.create(chosen, topics.topics_of(loaded), PARTITIONS, 1))
-        yield Stand(chosen, place, SHIPPED)
+        yield Stand(chosen, place, file)
 
 
 def _broker(name: str, folder: Path) -> TansuBroker | ApacheKafka:

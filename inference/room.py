@@ -43,7 +43,7 @@ class Room:
         Text that fits is one part, with as many neighbours as fit into the rest and into the passage's own bound, the
         most relevant first. Longer text is split, and read without neighbours.
         """
-        if not await self._fits(passage.text, self.tokens):
+        if not await self.fits(passage.text, self.tokens):
             return await self.split(passage.text), ()
         return [passage.text], await self._neighbours(passage)
 
@@ -66,22 +66,23 @@ class Room:
     async def split(self, text: str, tokens: int = 0) -> list[str]:
         """Parts of at most `tokens` tokens each, 0 for the whole room; cut between turns and sentences, overlapping."""
         room = tokens or self.tokens
-        if await self._fits(text, room):
+        if await self.fits(text, room):
             return [text]
         characters = max(1, int(len(text) * room / await self._tokens(text) * _SHRINK))
         parts: list[str] = []
         for part in split(text, characters, int(characters * _OVERLAP)):
-            parts += [part] if await self._fits(part, room) else await self._halve(part, room)
+            parts += [part] if await self.fits(part, room) else await self._halve(part, room)
         return parts
 
     async def _halve(self, text: str, room: int) -> list[str]:
         """For text that is denser in tokens than the rest."""
         parts: list[str] = []
         for half in split(text, max(1, math.ceil(len(text) / 2))):
-            parts += [half] if await self._fits(half, room) else await self._halve(half, room)
+            parts += [half] if await self.fits(half, room) else await self._halve(half, room)
         return parts
 
-    async def _fits(self, text: str, room: int) -> bool:
+    async def fits(self, text: str, room: int) -> bool:
+        """Whether the text has at most `room` tokens. Bytes bound tokens, so that most texts need not be counted."""
         return self._bytes(text) <= room or await self._tokens(text) <= room
 
     async def _tokens(self, text: str) -> int:

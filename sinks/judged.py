@@ -1,17 +1,17 @@
 """Verdicts that were stored before, so that nobody pays twice for a judgement."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT, KEYS_A_QUERY, StoreSettings
+from sinks.clickhouse import CONSISTENT, StoreSettings
 from sinks.lineage import edge_rank
+from sinks.lookup import Lookup
 from sinks.rows import VerdictRow
 from sinks.session import Session
 
@@ -19,7 +19,7 @@ _VERDICTS = """
 SELECT row_id, source_row_id, pipeline, pipeline_version, stage, operator, tenant, lang, event_time, broker_time,
     judged_at, topic, `partition`, `offset`, decision, label, scores, confidence, model, prompt_hash, parts,
     input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, reused_from, output, confidence_source,
-    engine_seconds
+    engine_seconds, prompt_version
 FROM verdicts_raw FINAL
 WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id IN {rows:Array(UInt128)}
 """
@@ -75,39 +75,22 @@ class _Key(NamedTuple):
     row_id: int
 
 
-@dataclass(slots=True, eq=False)
-class _Search:
-    key: _Key
-    found: "asyncio.Future[StoredVerdict | None]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-
 class Judged:
-    """Finds verdicts by their row ids, many at a time.
-
-    A query starts at once if none is running; what is asked for meanwhile goes into the next one. While the store is
-    unavailable the query is tried again, for ever, and callers wait.
-    """
+    """Finds verdicts by their row ids, many at a time (`Lookup`)."""
 
     def __init__(self, settings: StoreSettings) -> None:
-        self._waiting: list[_Search] = []
-        self._arrived = asyncio.Event()
         self._session = Session(settings, "clickhouse-judged")
-        self._task: asyncio.Task[None] | None = None
+        self._verdicts = Lookup(self._session, _find)
 
     def start(self) -> None:
         """Begin to answer. Must be called inside the event loop."""
-        self._task = asyncio.create_task(self._run(), name="clickhouse-judged")
+        self._verdicts.start("clickhouse-judged")
 
     async def find(self, pipeline: str, stage: str, row_id: int) -> StoredVerdict | None:
         """The latest verdict of a stage with this row id, or None if the store has none."""
         if not 0 <= row_id < 1 << 128:  # it would fail the query of everybody
             return None
-        search = _Search(_Key(pipeline, stage, row_id))
-        self._waiting.append(search)
-        self._arrived.set()
-        return await search.found
+        return await self._verdicts.find(_Key(pipeline, stage, row_id))
 
     async def known(self, pipeline: str, stage: str, topic: str, partition: int, offset: int) -> Known:
         """What the store has of a partition, from `offset` on. Waits while the store is unavailable."""
@@ -116,33 +99,8 @@ class Judged:
 
     async def close(self) -> None:
         """Stop. Callers that wait get CancelledError."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for search in self._waiting:
-            search.found.cancel()
+        await self._verdicts.close()
         self._session.close()
-
-    async def _run(self) -> None:
-        while True:
-            await self._arrived.wait()
-            batch, self._waiting = self._waiting[:KEYS_A_QUERY], self._waiting[KEYS_A_QUERY:]
-            if not self._waiting:
-                self._arrived.clear()
-            try:
-                found = await self._session.run(partial(_find, {search.key for search in batch}))
-            except asyncio.CancelledError:
-                for search in batch:
-                    search.found.cancel()
-                raise
-            except Exception as error:  # noqa: BLE001  the callers must not wait for ever for what can never be
-                for search in batch:
-                    if not search.found.done():
-                        search.found.set_exception(error)
-                continue
-            for search in batch:
-                if not search.found.done():
-                    search.found.set_result(found.get(search.key))
 
 
 def _known(place: dict[str, Any], offset: int, client: Client) -> Known:

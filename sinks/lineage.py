@@ -88,8 +88,8 @@ def _node(
 
 
 def edge_rank(kind: str) -> int:
-    """The place of a kind of edge: what was judged, where its judgement is from, what was read with it, others."""
-    return {"input": 0, "reused": 1, "context": 2}.get(kind, 3)
+    """The place of a kind of edge: what was judged, against what, where the answer is from, what was read, others."""
+    return {"input": 0, "document": 1, "reused": 2, "context": 3}.get(kind, 4)
 
 
 def _order(row: int, facts: dict[int, tuple[str, dict[str, Any]]]) -> tuple[int, int]:

@@ -5,7 +5,10 @@ from typing import NamedTuple
 
 
 class SourceRow(NamedTuple):
-    """One event as it arrived: the words that a verdict rests on."""
+    """One event as it arrived: the words that a verdict rests on.
+
+    attributes: JSON; what else the message said that its verdict may rest on. Empty for nothing.
+    """
 
     row_id: int
     event_time: datetime
@@ -21,13 +24,15 @@ class SourceRow(NamedTuple):
     lang: str
     text: str
     written_at: datetime
+    attributes: str = ""
 
 
 class VerdictRow(NamedTuple):
     """One judgement. scores: in the order of the prompt's labels (table `prompts_raw`).
 
     reused_from: row id of the verdict whose judgement this one repeats; 0 if the model was asked. output: JSON; empty
-    for none. engine_seconds: the share of the engine's time that the judgement took.
+    for none. engine_seconds: the share of the engine's time that the judgement took. prompt_version: the name that the
+    pipeline file gives to the prompt.
     """
 
     row_id: int
@@ -60,6 +65,7 @@ class VerdictRow(NamedTuple):
     output: str = ""
     confidence_source: str = "logprobs"
     engine_seconds: float = 0.0
+    prompt_version: str = ""
 
 
 class InferenceCallRow(NamedTuple):
@@ -85,8 +91,8 @@ class InferenceCallRow(NamedTuple):
 class LineageEdgeRow(NamedTuple):
     """`child` was made from `parent`.
 
-    kind: `input` for what was judged, `reused` for the verdict whose judgement was taken over, `context` for what was
-    only read with it.
+    kind: `input` for what was judged, cut or put together, `document` for what it was checked against, `reused` for
+    the verdict whose judgement was taken over, `context` for what was only read with it.
     """
 
     child: int
@@ -132,14 +138,84 @@ class EngineUsageRow(NamedTuple):
     written_at: datetime
 
 
-AnyRow = SourceRow | VerdictRow | InferenceCallRow | LineageEdgeRow | PromptRow | EngineUsageRow
+class DocumentRow(NamedTuple):
+    """A version of a document. event_time: from when on it holds. withdrawn: from then on there is none."""
+
+    tenant: str
+    document: str
+    event_time: datetime
+    row_id: int
+    withdrawn: bool
+    lang: str
+    topic: str
+    partition: int
+    offset: int
+    text: str
+    written_at: datetime
+
+
+class TurnRow(NamedTuple):
+    """A turn of a call, so that whoever has its partition next can put the call together; its words are a `SourceRow`.
+
+    number: of the turn. final: whether the call ends with it.
+    """
+
+    topic: str
+    partition: int
+    tenant: str
+    call: str
+    number: int
+    row_id: int
+    offset: int
+    final: bool
+    documents: list[str]
+    event_time: datetime
+    written_at: datetime
+
+
+class CallRow(NamedTuple):
+    """A call as it was put together. One that was corrected has a row for each time.
+
+    row_id: of the transcript. messages: how many messages it was made of; more in each correction. turns: how many
+    turns it has. missing: turns that never came. closed_by: `final` or `silence`. started, ended: times of its first
+    and last turn.
+    """
+
+    topic: str
+    partition: int
+    tenant: str
+    call: str
+    messages: int
+    row_id: int
+    turns: int
+    missing: int
+    closed_by: str
+    started: datetime
+    ended: datetime
+    closed_at: datetime
+
+
+AnyRow = (
+    SourceRow
+    | VerdictRow
+    | InferenceCallRow
+    | LineageEdgeRow
+    | PromptRow
+    | EngineUsageRow
+    | DocumentRow
+    | TurnRow
+    | CallRow
+)
 
 # In the order in which they are written: a verdict that can be read can also be traced.
 TABLES: dict[type[AnyRow], str] = {
     PromptRow: "prompts_raw",
     EngineUsageRow: "engine_usage_raw",
+    DocumentRow: "documents_raw",
     SourceRow: "source_rows_raw",
+    TurnRow: "turns_raw",
     InferenceCallRow: "inference_calls_raw",
     LineageEdgeRow: "lineage_edges_raw",
+    CallRow: "calls_raw",
     VerdictRow: "verdicts_raw",
 }

@@ -1,6 +1,6 @@
 """From a Kafka message to an event with an identity, or to a dead letter with a reason."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -9,9 +9,9 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from streams import cloudevents
 from streams.errors import DeadLetter, Reason
-from streams.identity import event_row_id, offset_row_id
+from streams.identity import event_row_id, offset_row_id, time_ms
 from streams.origin import Placed, origin_of
-from streams.records import NAME_CHARACTERS, TextMessage
+from streams.records import NAME_CHARACTERS, TextMessage, TurnText
 
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 FUTURE = timedelta(days=1)
@@ -37,7 +37,8 @@ class Event(Struct, frozen=True):
     topic, partition, offset, broker_time: its place and Kafka's timestamp; a replay has those of the message that it
     replays. broker_time is the event's own time where Kafka has none. event_id: empty if the producer gave none.
     identity: what makes two messages the same event: the row id, or the producer's name for it where the time in the
-    row id is Kafka's, which is another one for each message.
+    row id is Kafka's, which is another one for each message. documents, context, turn, final, turns: as in
+    `streams.records.TextMessage`; the text is that of the turns where the message has no other.
     """
 
     row_id: int
@@ -56,6 +57,11 @@ class Event(Struct, frozen=True):
     lang: str
     tenant: str
     traceparent: str
+    documents: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
+    turn: int | None = None
+    final: bool = False
+    turns: tuple[TurnText, ...] = ()
 
 
 def size_of(message: KafkaMessage) -> int:
@@ -70,8 +76,9 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     now: for tests; times more than a day after it are refused.
     """
     body = _parse(message.value)
-    if not body.text.strip():
-        raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space")
+    text = body.text or spoken(body.turns)
+    if not text.strip():
+        raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space, and there are no turns")
     context = cloudevents.attributes(message.headers)
     _check_lengths(context)
     place = origin_of(message)
@@ -84,17 +91,17 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     event_time = written.astimezone(UTC)
     source = context.get("source") or place.topic
     event_id = body.id or context.get("id") or ""
-    time_ms = (event_time - _EPOCH) // timedelta(milliseconds=1)  # a product of floats may be one less
+    at = time_ms(event_time)
     row_id = (
-        event_row_id(time_ms, source, event_id)
+        event_row_id(at, source, event_id)
         if event_id
-        else offset_row_id(time_ms, place.topic, place.partition, place.offset)
+        else offset_row_id(at, place.topic, place.partition, place.offset)
     )
     traceparent = context.get("traceparent", "")
     return Event(
         row_id=row_id,
         identity=(source, event_id) if event_id and own_time is None else row_id,
-        text=body.text,
+        text=text,
         source=source,
         event_id=event_id,
         event_time=event_time,
@@ -108,7 +115,23 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         lang=body.lang,
         tenant=body.tenant,
         traceparent=traceparent if len(traceparent) <= _TRACEPARENT else "",
+        documents=body.documents,
+        context=body.context,
+        turn=body.turn,
+        final=body.final,
+        turns=body.turns,
     )
+
+
+def spoken(turns: Iterable[TurnText]) -> str:
+    """Turns as text: a line each, with the speaker in front."""
+    return "\n".join(said(turn.speaker, turn.text) for turn in turns if turn.text.strip())
+
+
+def said(speaker: str, text: str) -> str:
+    """What a speaker said, as one line."""
+    words = " ".join(text.split())
+    return f"{speaker}: {words}" if speaker else words
 
 
 def _parse(value: bytes | None) -> TextMessage:

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     WRONG_FIELD = "wrong_field"
     EMPTY_TEXT = "empty_text"
     TIME_OUT_OF_RANGE = "time_out_of_range"
+    CALL_TOO_LARGE = "call_too_large"
     PROMPT_REJECTED = "prompt_rejected"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     ROW_REJECTED = "row_rejected"

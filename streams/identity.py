@@ -4,12 +4,19 @@ A row id is a 128-bit integer in the layout of UUID version 7 (RFC 9562): 48 bit
 a hash where a UUID has random ones. Ids therefore sort by event time, and the same event always gives the same id.
 """
 
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from uuid import UUID
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HASH_BITS = 74
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
+
+
+def time_ms(time: datetime) -> int:
+    """A time in Unix milliseconds."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)  # a product of floats may be one less
 
 
 def digest_of(*parts: str | int) -> bytes:
@@ -49,6 +56,11 @@ def stage_row_id(time_ms: int, pipeline: str, stage: str, index: int, parents: l
 def row_of(text: str) -> int:
     """The row id that `uuid_text` wrote. Raises ValueError."""
     return UUID(text).int
+
+
+def document_row_id(time_ms: int, tenant: str, document: str, text: str) -> int:
+    """The row of a version of a document. time_ms: from when on it holds."""
+    return row_id(time_ms, "document", tenant, document, text)
 
 
 def uuid_text(row: int) -> str:

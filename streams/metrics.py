@@ -70,6 +70,29 @@ class Metrics:
             buckets=_DURATION,
             registry=r,
         )
+        self.escalated = Counter(
+            "weir_escalations_total", "Verdicts that went to a person.", (*_STAGE, "decision"), registry=r
+        )
+        self.pieces = Counter("weir_pieces_total", "Messages that others were cut into.", _STAGE, registry=r)
+        self.pieces_dropped = Counter(
+            "weir_pieces_dropped_total",
+            "Sentences and turns that claim nothing; they go no further.",
+            _STAGE,
+            registry=r,
+        )
+        self.tokens_saved = Counter(
+            "weir_tokens_saved_total",
+            "Tokens, about, of what was dropped before any model saw it: of its words alone, without a prompt.",
+            _STAGE,
+            registry=r,
+        )
+        self.calls_open = Gauge("weir_calls_open", "Calls that wait for more turns.", _STAGE, registry=r)
+        self.calls_closed = Counter(
+            "weir_calls_closed_total",
+            "Calls put together; closed_by is final, silence, or correction for one that was published before.",
+            (*_STAGE, "closed_by"),
+            registry=r,
+        )
         self.sla = Gauge(
             "weir_sla_seconds",
             "Time that the pipeline file gives from event to verdict.",

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -35,6 +35,7 @@ def seconds_of(duration: str) -> float:
 
 Duration = Annotated[str, AfterValidator(_duration), Field(pattern=_DURATION.pattern, examples=["10s", "3h"])]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="lower case letters, digits, hyphens")]
+PromptVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,40}$")]
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="name of a Kafka topic")]
 
 
@@ -53,15 +54,84 @@ class Reuse(Section):
     except_tenants: list[str] = Field(default_factory=list, description="tenants whose every text is judged anew")
 
 
+class Assemble(Section):
+    """Turns become calls: messages with a `thread` and a `turn`, and the thread as key."""
+
+    silence: Duration = Field(
+        default="30m", description="how long after its last turn a call is closed that has not ended"
+    )
+    first: int = Field(default=0, ge=0, le=1, description="the number of a call's first turn")
+
+
+class Cut(Section):
+    """Messages become several: a call its exchanges, an exchange the claims in it."""
+
+    into: Literal["exchanges", "claims"] = Field(
+        description="exchanges: questions, each with its answer; claims: the sentences of the answers, one by one"
+    )
+    answers: list[str] = Field(min_length=1, description="the speakers who answer")
+    before: int = Field(default=2, ge=0, le=20, description="exchanges: how many turns before each stand beside it")
+    small_talk: list[str] = Field(
+        default_factory=list,
+        description="phrases of any language that claim nothing; what says no more than these, or asks, is dropped",
+    )
+
+
+class Escalate(Section):
+    """Verdicts that a person should see go to a topic of their own as well, with a report."""
+
+    writes: Topic
+    decisions: list[str] = Field(default=["review", "escalate"], min_length=1, description="which ones")
+
+
+class Documents(Section):
+    """What claims are checked against: a compacted topic of texts, with the document's id as key."""
+
+    topic: Topic
+    wait: Duration = Field(
+        default="30s", description="how long after its arrival a message waits for a document that is not there yet"
+    )
+
+
 class Stage(Section):
-    """One step: a topic that is read, an operator, a topic that is written."""
+    """One step: a topic that is read, what is done, a topic that is written."""
 
     name: Name
     reads: Topic | None = Field(default=None, description="default: the source, or what the stage before writes")
     writes: Topic
     context: Context = Context()
     reuse: Reuse = Reuse()
-    judge: OperatorSettings = Field(description="the operator and its settings")
+    prompt: PromptVersion = Field(
+        default="", description="your name for the version of the prompt, such as v4; verdicts have it"
+    )
+    judge: OperatorSettings | None = Field(default=None, description="ask a model: the operator and its settings")
+    cut: Cut | None = Field(default=None, description="or cut each message into several")
+    assemble: Assemble | None = Field(default=None, description="or put turns together")
+    escalate: Escalate | None = Field(default=None, description="with `judge`: what becomes of verdicts to be seen")
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Self:
+        if sum(task is not None for task in (self.judge, self.cut, self.assemble)) != 1:
+            raise ValueError("a stage has one of judge, cut and assemble")
+        if self.judge is None and self.escalate is not None:
+            raise ValueError("only a stage that judges can escalate")
+        return self
+
+    @property
+    def task(self) -> str:
+        """What it does, in a word: its operator, `cut` or `assemble`."""
+        if self.judge is not None:
+            return self.judge.operator
+        return "cut" if self.cut is not None else "assemble"
+
+    def about(self) -> str:
+        """What it does, for people."""
+        if self.judge is not None:
+            return self.judge.about()
+        if self.cut is not None:
+            return f"into {self.cut.into}, answers of {', '.join(self.cut.answers)}"
+        assert self.assemble is not None
+        return f"turns into calls, closed after {self.assemble.silence} of silence"
 
 
 class Pipeline(Section):
@@ -73,6 +143,7 @@ class Pipeline(Section):
     source: Topic
     sla: Duration = Field(description="from event time to verdict")
     limits: Limits = Limits()
+    documents: Documents | None = Field(default=None, description="where `check` finds the documents of its claims")
     stages: list[Stage] = Field(min_length=1)
 
     @property

@@ -11,21 +11,41 @@ from streams.cloudevents import rfc3339
 
 VERDICT_TYPE = "weir.verdict.v1"
 MESSAGE_TYPE = "weir.message.v1"
+ESCALATION_TYPE = "weir.escalation.v1"
 
 NAME_CHARACTERS = 256
+DOCUMENTS = 20
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Score = Annotated[float, Field(ge=0, le=1)]
 Operator = Literal["moderate", "classify", "extract", "check", "summarize", "guard"]
 Tokens = Annotated[int, Field(ge=0)]
+TurnNumber = Annotated[int, Field(ge=0, lt=2**31)]
+UuidText = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
-class TextMessage(BaseModel):
-    """A text to be judged: a community message, a ticket. Unknown fields are ignored."""
+class TurnText(BaseModel):
+    """What one speaker said before another spoke."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    text: str = Field(description="the words; any length, split and judged whole where it is long")
+    text: str = Field(description="the words")
+    speaker: Name = Field(default="", description="who spoke, by their part: customer, agent")
+    turn: TurnNumber | None = Field(default=None, description="number of the turn; default: one more than the last")
+    time: AwareDatetime | None = Field(default=None, description="when it was said, RFC 3339 with offset")
+    row_id: UuidText | None = Field(
+        default=None, description="row id of the turn's own message, if it came as one; lineage leads there"
+    )
+
+
+class TextMessage(BaseModel):
+    """A text: a community message, a ticket, a turn of a call, a whole call, a document. Unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    text: str = Field(
+        default="", description="the words; any length, split and judged whole where it is long; default: the turns"
+    )
     id: Name | None = Field(
         default=None,
         description="the producer's name for the event, unique within `source`; default: CloudEvents `ce_id`, "
@@ -39,6 +59,17 @@ class TextMessage(BaseModel):
     author: Name = Field(default="", description="who wrote it")
     lang: Annotated[str, Field(max_length=35)] = Field(default="", description="language, BCP 47")
     tenant: Name = Field(default="", description="who pays for the judgement")
+    documents: tuple[Name, ...] = Field(
+        default=(), max_length=DOCUMENTS, description="ids of the documents that the words are checked against"
+    )
+    context: tuple[str, ...] = Field(default=(), description="what must be known to understand the words, in order")
+    turn: TurnNumber | None = Field(default=None, description="number of the turn in its call, if it is one")
+    final: bool = Field(default=False, description="whether the call ends with this turn")
+    turns: tuple[TurnText, ...] = Field(default=(), description="turns of a call, in order")
+
+    def encode(self) -> bytes:
+        """The message as JSON, without what it does not say."""
+        return self.model_dump_json(exclude_defaults=True).encode()
 
 
 class _Made(BaseModel):
@@ -83,7 +114,7 @@ class Verdict(_Made):
     """One judgement. The same event always has the same `row_id`: a reader that keys by it counts each event once."""
 
     row_id: str = Field(description="UUID; sorts by event time")
-    parents: list[str] = Field(description="row ids of what was judged and of what was read as context")
+    parents: list[str] = Field(description="row ids of what was judged, of documents and of context")
     source: Source
     pipeline: str
     pipeline_version: str
@@ -104,6 +135,7 @@ class Verdict(_Made):
     )
     model: str
     prompt_hash: str
+    prompt_version: str = Field(description="the pipeline file's name for the prompt; empty for none")
     parts: int = Field(ge=1, description="how many parts the text was judged in")
     reused_from: str | None = Field(
         description="row id of the verdict whose judgement this is, where the model was not asked again"
@@ -124,6 +156,14 @@ class Verdict(_Made):
         nested = {"source": vars(self.source), "usage": vars(self.usage)}
         times = {"event_time": _utc(self.event_time), "judged_at": _utc(self.judged_at)}
         return orjson.dumps(vars(self) | nested | times)
+
+
+class Escalation(Verdict):
+    """A verdict that a person should see, with the words that it is about."""
+
+    text: str = Field(description="what was judged")
+    context: tuple[str, ...] = Field(description="what was said before it")
+    report: str = Field(description="the same for people, in some lines")
 
 
 def _utc(time: datetime) -> str:

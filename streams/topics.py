@@ -18,6 +18,7 @@ class Topic:
     name: str
     purpose: str
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    compacted: bool = False
 
 
 def dead_letters(topic: str) -> str:
@@ -33,17 +34,29 @@ def deferred(topic: str) -> str:
 def topics_of(pipelines: Iterable[Pipeline]) -> list[Topic]:
     """Every topic that the pipelines read or write, once, in the order of the flow."""
     found: dict[str, Topic] = {}
-    for pipeline in pipelines:
-        for stage in pipeline.stages:
-            reads = pipeline.reads(stage)
-            found.setdefault(reads, Topic(reads, f"read by {pipeline.name}/{stage.name}"))
-            dlq = dead_letters(reads)
-            found.setdefault(dlq, Topic(dlq, f"what could not be processed of {reads}", MAX_DEAD_LETTER_BYTES))
-            if pipeline.limits.defers:
-                later = deferred(reads)
-                found.setdefault(later, Topic(later, f"what waits for another day of {reads}", MAX_DEAD_LETTER_BYTES))
-            found.setdefault(stage.writes, Topic(stage.writes, f"written by {pipeline.name}/{stage.name}"))
+    for topic in (topic for pipeline in pipelines for topic in _of(pipeline)):
+        found.setdefault(topic.name, topic)
     return list(found.values())
+
+
+def _of(pipeline: Pipeline) -> Iterable[Topic]:
+    if pipeline.documents is not None:
+        name = pipeline.documents.topic
+        yield Topic(name, f"documents of {pipeline.name}", compacted=True)
+        yield _dead_letters(name)
+    for stage in pipeline.stages:
+        reads, reader = pipeline.reads(stage), f"{pipeline.name}/{stage.name}"
+        yield Topic(reads, f"read by {reader}")
+        yield _dead_letters(reads)
+        if stage.judge is not None and pipeline.limits.defers:
+            yield Topic(deferred(reads), f"what waits for another day of {reads}", MAX_DEAD_LETTER_BYTES)
+        yield Topic(stage.writes, f"written by {reader}")
+        if stage.escalate is not None:
+            yield Topic(stage.escalate.writes, f"what {reader} wants a person to see")
+
+
+def _dead_letters(topic: str) -> Topic:
+    return Topic(dead_letters(topic), f"what could not be processed of {topic}", MAX_DEAD_LETTER_BYTES)
 
 
 async def create(settings: Settings, topics: Iterable[Topic], partitions: int, replication: int) -> dict[str, bool]:
@@ -54,6 +67,8 @@ async def create(settings: Settings, topics: Iterable[Topic], partitions: int, r
         await admin.start()
         for topic in topics:
             config = {"max.message.bytes": str(topic.max_message_bytes)}
+            if topic.compacted:
+                config["cleanup.policy"] = "compact"
             new = NewTopic(topic.name, partitions, replication, topic_configs=config)
             try:
                 response = await admin.create_topics([new])

@@ -7,6 +7,7 @@ from typing import Any, cast
 import orjson
 
 from inference.judgement import Judgement
+from sinks.documents import Document
 from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
 from streams.decode import Event
@@ -14,6 +15,8 @@ from streams.history import Earlier
 from streams.identity import row_of, stage_row_id, uuid_text
 from streams.pipeline import Pipeline, Stage
 from streams.records import Source, TokenUsage, Verdict
+
+_READ = ("document", "context")  # kinds of parents that were read beside what was judged
 
 
 def verdict_row_id(pipeline: Pipeline, stage: Stage, event: Event) -> int:
@@ -27,25 +30,27 @@ def verdict_of(
     event: Event,
     row_id: int,
     context: Sequence[Earlier],
+    documents: Sequence[Document],
     judgement: Judgement,
     judged_at: datetime,
     reused_from: int | None = None,
 ) -> Verdict:
     """The verdict about an event.
 
-    row_id: of the verdict, as `verdict_row_id` gives it. context: the messages that the model read with it.
+    row_id: of the verdict, as `verdict_row_id` gives it. context: the messages that the model read with it. documents:
+    what it was checked against.
     reused_from: row id of the verdict that the judgement was made for, if it was not made for this one.
     """
     usage = judgement.usage
     # unchecked: the values are ours, and checking them again would cost more than all the rest.
     return Verdict.unchecked(
         row_id=uuid_text(row_id),
-        parents=[uuid_text(row) for row in (event.row_id, *(message.row_id for message in context))],
+        parents=[uuid_text(row) for row in _rows_read(event, documents, context)],
         source=_source(event),
         pipeline=pipeline.name,
         pipeline_version=pipeline.version,
         stage=stage.name,
-        operator=stage.judge.operator,
+        operator=cast("Any", stage.task),
         decision=judgement.decision,
         label=judgement.label,
         scores=dict(judgement.scores),
@@ -54,6 +59,7 @@ def verdict_of(
         output=dict(judgement.output),
         model=judgement.model,
         prompt_hash=judgement.prompt_hash,
+        prompt_version=stage.prompt,
         parts=judgement.parts,
         reused_from=None if reused_from is None else uuid_text(reused_from),
         usage=TokenUsage.unchecked(
@@ -71,12 +77,16 @@ def verdict_of(
     )
 
 
+def _rows_read(event: Event, documents: Sequence[Document], context: Sequence[Earlier]) -> list[int]:
+    return [event.row_id, *(document.row_id for document in documents), *(message.row_id for message in context)]
+
+
 def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
     """The verdict about an event as it was stored before."""
     row = stored.row
     return Verdict.unchecked(
         row_id=uuid_text(row.row_id),
-        parents=[uuid_text(row) for row in (event.row_id, *(p for p, kind in stored.parents if kind == "context"))],
+        parents=[uuid_text(row) for row in (event.row_id, *(p for p, kind in stored.parents if kind in _READ))],
         source=_source(event),
         pipeline=row.pipeline,
         pipeline_version=row.pipeline_version,
@@ -90,6 +100,7 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
         output=orjson.loads(row.output) if row.output else {},
         model=row.model,
         prompt_hash=row.prompt_hash,
+        prompt_version=row.prompt_version,
         parts=row.parts,
         reused_from=uuid_text(row.reused_from) if row.reused_from else None,
         usage=TokenUsage.unchecked(
@@ -119,14 +130,32 @@ def _source(event: Event) -> Source:
 
 
 def rows_of(
-    event: Event, context: Sequence[Earlier], judgement: Judgement, verdict: Verdict, row_id: int
+    event: Event,
+    context: Sequence[Earlier],
+    documents: Sequence[Document],
+    judgement: Judgement,
+    verdict: Verdict,
+    row_id: int,
 ) -> list[AnyRow]:
     """Everything that ClickHouse keeps of one judgement: the words, the verdict, the calls, the edges.
 
     row_id: of the verdict.
     """
     at = verdict.judged_at
-    source = SourceRow(
+    return [
+        source_row(event, at),
+        LineageEdgeRow(row_id, event.row_id, "input", at),
+        *(LineageEdgeRow(row_id, document.row_id, "document", at) for document in documents),
+        *(LineageEdgeRow(row_id, message.row_id, "context", at) for message in context),
+        *([LineageEdgeRow(row_id, row_of(verdict.reused_from), "reused", at)] if verdict.reused_from else []),
+        *_call_rows(row_id, judgement, at),
+        _verdict_row(row_id, event, verdict),
+    ]
+
+
+def source_row(event: Event, at: datetime) -> SourceRow:
+    """The row of what was read. at: now."""
+    return SourceRow(
         row_id=event.row_id,
         event_time=event.event_time,
         broker_time=event.broker_time,
@@ -141,15 +170,19 @@ def rows_of(
         lang=event.lang,
         text=event.text,
         written_at=at,
+        attributes=_attributes(event),
     )
-    return [
-        source,
-        LineageEdgeRow(row_id, event.row_id, "input", at),
-        *(LineageEdgeRow(row_id, message.row_id, "context", at) for message in context),
-        *([LineageEdgeRow(row_id, row_of(verdict.reused_from), "reused", at)] if verdict.reused_from else []),
-        *_call_rows(row_id, judgement, at),
-        _verdict_row(row_id, event, verdict),
-    ]
+
+
+def _attributes(event: Event) -> str:
+    said: dict[str, Any] = {}
+    if event.turn is not None:
+        said["turn"] = event.turn
+    if event.documents:
+        said["documents"] = event.documents
+    if event.context:
+        said["context"] = event.context
+    return orjson.dumps(said).decode() if said else ""
 
 
 def _call_rows(row_id: int, judgement: Judgement, at: datetime) -> list[InferenceCallRow]:
@@ -203,4 +236,5 @@ def _verdict_row(row_id: int, event: Event, verdict: Verdict) -> VerdictRow:
         output=orjson.dumps(verdict.output).decode() if verdict.output else "",
         confidence_source=verdict.confidence_source,
         engine_seconds=verdict.engine_seconds,
+        prompt_version=verdict.prompt_version,
     )

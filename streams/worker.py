@@ -18,27 +18,34 @@ from faust.types import TP
 from inference import operators
 from inference.cost import Prices
 from inference.openai import OpenAiEngine
+from inference.room import Room
 from sinks import clickhouse, migrate
+from sinks.calls import Calls
+from sinks.documents import Documents
 from sinks.judged import Judged
 from sinks.spend import Spend
 from sinks.writer import Writer
 from streams.admission import Admission
+from streams.agent import Agent, Services
+from streams.assemble import AssembleAgent
 from streams.budgets import Budgets
 from streams.consumer import App, Bytes
+from streams.cut import CutAgent
 from streams.deferred import DeferredReader
+from streams.documents import DocumentsAgent
 from streams.errors import Fate, WorkerMisconfigured, fate_of, is_transient
 from streams.health import Health
+from streams.judge import JudgeAgent
 from streams.kafka import REQUEST_TIMEOUT_MS, faust_credentials
 from streams.limit import DeadLetterLimit
 from streams.limits import DEFAULT
 from streams.metrics import Metrics
 from streams.patience import persist
-from streams.pipeline import Pipeline
+from streams.pipeline import Pipeline, Stage
 from streams.publisher import Publisher
 from streams.rates import Rates
 from streams.settings import Settings
 from streams.shares import Shares
-from streams.stage import Services, StageAgent
 from streams.topics import deferred, topics_of
 from streams.usage import UsageLedger
 from streams.web import WebServer
@@ -80,6 +87,8 @@ class Worker:
         self._metrics.engine_waiting.set_function(lambda: self._engine.waiting)
         self._writer = Writer(settings.store, on_flush=self._flushed)
         self._judged = Judged(settings.store)
+        self._documents = Documents(settings.store)
+        self._calls = Calls(settings.store)
         self._publisher = Publisher(settings)
         self._spend = Spend(settings.store)
         self._budgets = Budgets({pipeline.name: pipeline.limits for pipeline in pipelines}, self._spend, now)
@@ -103,36 +112,37 @@ class Worker:
             publisher=self._publisher,
             writer=self._writer,
             judged=self._judged,
+            documents=self._documents,
             metrics=self._metrics,
             usage=self._usage,
             dead_letters=DeadLetterLimit(settings.dead_letter_share),
             rows_in_flight=settings.rows_in_flight,
             stop_worker=self._stop_for,
         )
-        admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
-        self._agents = [
-            StageAgent(
-                pipeline,
-                stage,
-                operators.create(stage.judge, self._engine, settings.prices),
-                admissions[pipeline.name],
-                services,
-            )
-            for pipeline in pipelines
-            for stage in pipeline.stages
-        ]
-        waiting: dict[str, list[StageAgent]] = {}
+        self._admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
+        self._agents = [self._agent(pipeline, stage, services) for pipeline in pipelines for stage in pipeline.stages]
+        self._agents += _document_agents(pipelines, services)
+        waiting: dict[str, list[JudgeAgent]] = {}
         for agent in self._agents:
-            if agent.defers:
+            if isinstance(agent, JudgeAgent) and agent.defers:
                 waiting.setdefault(deferred(agent.reads), []).append(agent)
         self._deferred = DeferredReader(
             settings, waiting, lambda partitions: self._shares.assigned("deferred", partitions), _REVOKE_SECONDS, now
         )
 
+    def _agent(self, pipeline: Pipeline, stage: Stage, services: Services) -> Agent:
+        """The agent of a stage. Raises WorkerMisconfigured."""
+        if stage.judge is not None:
+            operator = operators.create(stage.judge, self._engine, self._settings.prices)
+            return JudgeAgent(pipeline, stage, operator, self._admissions[pipeline.name], services)
+        if stage.cut is not None:
+            return CutAgent(pipeline, stage, Room(self._engine).count, services)
+        return AssembleAgent(pipeline, stage, self._calls, services)
+
     def _admission(self, pipeline: Pipeline) -> Admission:
         """What bounds the rows of a pipeline, with metrics that show it."""
         limits = pipeline.limits
-        reads = [pipeline.reads(stage) for stage in pipeline.stages]
+        reads = [pipeline.reads(stage) for stage in pipeline.stages if stage.judge is not None]
         topics = [*reads, *map(deferred, reads)] if limits.defers else reads
         rates = Rates(limits, lambda: self._shares.of(topics))
         self._metrics.rate_waiting.labels(pipeline.name).set_function(lambda: rates.all_waiting)
@@ -171,8 +181,9 @@ class Worker:
         stack.push_async_callback(self._usage.close)
         stack.callback(self._spend.close)
         await self._budgets.look()
-        self._judged.start()
-        stack.push_async_callback(self._judged.close)
+        for lookup in (self._judged, self._documents, self._calls):
+            lookup.start()
+            stack.push_async_callback(lookup.close)
         await persist(self._publisher.start)
         needed = [topic.name for topic in topics_of(self._pipelines)]
         await persist(lambda: self._publisher.require(needed))
@@ -217,7 +228,7 @@ class Worker:
         for task in self._beside:
             task.cancel()
         seconds = self._settings.drain_seconds
-        windows = [window for agent in self._agents for window in (agent.window, agent.deferred_window)]
+        windows = [window for agent in self._agents for window in agent.windows]
         await _finish_rows(seconds if self._fatal is None else min(seconds, _REVOKE_SECONDS), windows)
         for agent in self._agents:
             agent.cancel()
@@ -322,6 +333,16 @@ class Worker:
     def _committed(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             self._metrics.committed.labels(tp.topic, tp.partition).set(offset)
+
+
+def _document_agents(pipelines: Sequence[Pipeline], services: Services) -> list[Agent]:
+    """One for each topic of documents, however many pipelines read it."""
+    topics = {pipeline.documents.topic: pipeline for pipeline in reversed(pipelines) if pipeline.documents is not None}
+    return [
+        DocumentsAgent(pipeline.name, pipeline.documents, services)
+        for pipeline in topics.values()
+        if pipeline.documents is not None
+    ]
 
 
 async def _finish_rows(seconds: float, windows: Sequence[Window]) -> None:

@@ -1,5 +1,6 @@
 """Operators turn text into judgements, one module each."""
 
+from collections.abc import Sequence
 from typing import Annotated, Protocol
 
 from pydantic import Field
@@ -24,6 +25,11 @@ class Operator(Protocol):
     @property
     def identity(self) -> Identity:
         """Prompt, model and labels. Right once `prepare` has returned."""
+        ...
+
+    @property
+    def decisions(self) -> Sequence[str]:
+        """What it may decide."""
         ...
 
     async def prepare(self) -> None:

@@ -110,6 +110,9 @@ class Check(LabelOperator):
     Confidence is the calibrated probability of the label; the scores are those of the part that it comes from. The
     evidence is the sentence of that part that shares most with the claim, as it stands in the document.
 
+    What was said before the claim stands in the same line before it, as far as there is room: "Up to fifty miles." says
+    little without its question.
+
     Without a document there is nothing to ask the model: `not_covered`, with confidence 0, for `review`.
     """
 
@@ -125,7 +128,7 @@ class Check(LabelOperator):
         document = passage.document or self._settings.document
         if not quoted(document):
             return self._without_document(passage.text)
-        questions = await self._questions(passage.text, document)
+        questions = await self._questions(passage, document)
         scored = await self._scorer.ask(questions, passage.caller)
         place, scores = self._merge(scored.probabilities)
         label = max(scores, key=scores.__getitem__)
@@ -143,16 +146,27 @@ class Check(LabelOperator):
             output={"claim": passage.text, "evidence": "" if label == NOT_COVERED else evidence(claim, part, document)},
         )
 
-    async def _questions(self, text: str, document: str) -> list[tuple[str, tuple[str, ...]]]:
+    async def _questions(self, passage: Passage, document: str) -> list[tuple[str, tuple[str, ...]]]:
         """Parts of the claim, each with the part of the document that it is checked against."""
         room = self._scorer.room
         reserved = int(room.tokens * _CLAIM_SHARE)
+        text = await self._with_context(passage, reserved)
         parts = await self._parts(document, room.tokens - reserved)
         return [
             (claim, (parts[index],))
             for claim in await room.split(text, reserved)
             for index in sorted(retrieve(claim, parts)[: self._settings.parts])
         ]
+
+    async def _with_context(self, passage: Passage, tokens: int) -> str:
+        """The claim after what was said before it, as much of that as fits: the last of it first."""
+        text = passage.text
+        for said in reversed(passage.context):
+            longer = f"{said} {text}"
+            if not await self._scorer.room.fits(longer, tokens):
+                break
+            text = longer
+        return text
 
     async def _parts(self, document: str, tokens: int) -> list[str]:
         known = self._known.get(document)

@@ -126,9 +126,7 @@ def _stage(file: Path, name: str | None) -> pipeline.Stage:
     if chosen is None:
         raise WorkerMisconfigured(f"{file} has no stage {name!r}; there are: {known}")
     if not isinstance(chosen.judge, Settings):
-        raise WorkerMisconfigured(
-            f"stage {chosen.name!r} is of {chosen.judge.operator}; moderate and classify can be calibrated"
-        )
+        raise WorkerMisconfigured(f"stage {chosen.name!r} is of {chosen.task}; moderate and classify can be calibrated")
     return chosen
 
 

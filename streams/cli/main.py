@@ -130,7 +130,7 @@ def check(files: Annotated[list[Path], typer.Argument(help="Pipeline files or fo
     for loaded in pipeline.load_all(files):
         for stage in loaded.stages:
             typer.echo(f"{loaded.name} {loaded.version}: {loaded.reads(stage)} -> {stage.name} -> {stage.writes}")
-            typer.echo(f"  {stage.judge.operator}: {stage.judge.about()}; SLA {loaded.sla}")
+            typer.echo(f"  {stage.task}: {stage.about()}; SLA {loaded.sla}")
         for limit in loaded.limits.described():
             typer.echo(f"  limits of {limit}")
 

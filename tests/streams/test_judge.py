@@ -24,15 +24,16 @@ from sinks.spend import Spend
 from sinks.writer import Writer
 from streams import deferral, topics
 from streams.admission import Admission
+from streams.agent import Services
 from streams.budgets import Budgets, next_day
 from streams.errors import WorkerMisconfigured
+from streams.judge import JudgeAgent
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.pipeline import Pipeline
 from streams.publisher import Publisher
 from streams.rates import Rates
 from streams.settings import Settings
-from streams.stage import Services, StageAgent
 from streams.usage import UsageLedger
 
 GetMessage = Callable[..., Any]
@@ -71,7 +72,7 @@ class Stream:
 class Running:
     """A stage at work. Messages are given to it with `put`."""
 
-    def __init__(self, agent: StageAgent, metrics: Metrics, pipeline: Pipeline, get_message: GetMessage) -> None:
+    def __init__(self, agent: JudgeAgent, metrics: Metrics, pipeline: Pipeline, get_message: GetMessage) -> None:
         self.agent = agent
         self.pipeline = pipeline
         self.verdicts = pipeline.stages[0].writes
@@ -191,7 +192,7 @@ async def run(
         (stage,) = pipeline.stages
         operator = operators.create(stage.judge, client, Prices(1, 0.1, 2))
         admission = Admission(pipeline.name, pipeline.limits, Rates(pipeline.limits), budgets)
-        agent = StageAgent(pipeline, stage, operator, admission, services)
+        agent = JudgeAgent(pipeline, stage, operator, admission, services)
         await (operator if store == nowhere else agent).prepare()  # the agent waits until its prompt is stored
         running = Running(agent, metrics, pipeline, message)
         running.stopped_by = stopped_by

@@ -1,10 +1,9 @@
-"""One stage: take a message, judge it, publish the verdict, store the rows, and only then acknowledge."""
+"""A stage that asks a model: judge a message, publish the verdict, store the rows, and only then acknowledge."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any
@@ -16,28 +15,26 @@ from inference.engine import Caller
 from inference.judgement import Judgement, Passage
 from inference.operators import Operator
 from inference.prior import prior_judgement
-from sinks.judged import Judged, StoredVerdict
+from sinks.documents import Document
+from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, PromptRow
-from sinks.writer import Writer
-from streams import cloudevents, deferral, dlq, records
+from streams import cloudevents, deferral, records
 from streams.admission import PAST_LIMIT, Admission
+from streams.agent import Agent, Services
 from streams.budgets import BudgetSpent
-from streams.decode import Event, KafkaMessage, decode, size_of
+from streams.decode import Event, KafkaMessage, size_of
 from streams.deferral import Deferral
-from streams.errors import DeadLetter, Fate, WorkerMisconfigured, dead_letter_of, fate_of
+from streams.errors import Fate, WorkerMisconfigured, dead_letter_of, fate_of
+from streams.escalation import escalation_of
 from streams.history import Earlier, ThreadHistory
 from streams.kafka import MAX_MESSAGE_BYTES
-from streams.limit import DeadLetterLimit
-from streams.metrics import Metrics
 from streams.origin import origin_of
-from streams.pipeline import Pipeline, Stage, seconds_of
-from streams.publisher import Publisher
+from streams.pipeline import Escalate, Pipeline, Stage, seconds_of
 from streams.recall import Recall
 from streams.reuse import Reuse, Reused, key_of
-from streams.topics import dead_letters, deferred
-from streams.usage import UsageLedger
+from streams.topics import deferred
 from streams.verdicts import rows_of, verdict_from_store, verdict_of, verdict_row_id
-from streams.window import Repeats, Turn, Turns, Window
+from streams.window import Repeats, Turn, Window
 
 log = logging.getLogger(__name__)
 
@@ -46,42 +43,21 @@ log = logging.getLogger(__name__)
 _RECENT = timedelta(days=1)
 # From this part of the SLA on a row goes before those that have more time.
 _URGENT = 0.75
+_LOOK_AGAIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What all stages of a worker share.
+class JudgeAgent(Agent):
+    """The agent of a stage that asks a model.
 
-    rows_in_flight: bound for each stage. dead_letters: bound for all stages together. stop_worker: called with an
-    error after which no row can succeed until a person changes something.
-    """
-
-    publisher: Publisher
-    writer: Writer
-    judged: Judged
-    metrics: Metrics
-    usage: UsageLedger
-    dead_letters: DeadLetterLimit
-    rows_in_flight: int
-    stop_worker: Callable[[Exception], None]
-
-
-class StageAgent:
-    """The agent of one stage.
-
-    Rows are worked on independently of each other: a slow one delays only later ones of its own key, and those only
-    when they are published. A verdict goes to Kafka and to ClickHouse at the same time. Its message is acknowledged
-    when both have it, or when the dead-letter topic has the message; otherwise it stays unacknowledged and comes again
-    after a restart.
+    A slow row delays only later ones of its own key, and those only when they are published. A verdict goes to Kafka
+    and to ClickHouse at the same time, and its row is done when both have it.
     """
 
     def __init__(
         self, pipeline: Pipeline, stage: Stage, operator: Operator, admission: Admission, services: Services
     ) -> None:
-        self.name = f"{pipeline.name}/{stage.name}"
-        self.reads = pipeline.reads(stage)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
         self.defers = pipeline.limits.defers
-        self.window = Window(services.rows_in_flight)
         self.deferred_window = Window(services.rows_in_flight)
         self._rows_in_flight = services.rows_in_flight
         self._admission = admission
@@ -89,24 +65,23 @@ class StageAgent:
         self._pipeline = pipeline
         self._stage = stage
         self._operator = operator
-        self._publisher = services.publisher
-        self._writer = services.writer
+        assert stage.judge is not None
+        self._settings = stage.judge
+        if unknown := set(stage.escalate.decisions if stage.escalate else ()) - set(operator.decisions):
+            raise WorkerMisconfigured(
+                f"{self.name}: escalate names the decisions {', '.join(sorted(unknown))}; "
+                f"{stage.task} decides {', '.join(operator.decisions)}"
+            )
         self._judged = services.judged
-        self._dead_letters = services.dead_letters
-        self._metrics = services.metrics
-        self._stop_worker = services.stop_worker
-        self._labels = (pipeline.name, stage.name)
+        self._documents = services.documents
+        self._wait = seconds_of(pipeline.documents.wait) if pipeline.documents else None
         self._history = ThreadHistory(stage.context.messages, stage.context.characters)
         self._reuse = Reuse(seconds_of(stage.reuse.window))
         self._recall = Recall(
             lambda tp, offset: self._judged.known(pipeline.name, stage.name, tp.topic, tp.partition, offset)
         )
         self._repeats = Repeats()
-        self._turns = Turns()
-        self._tasks: set[asyncio.Task[None]] = set()
         # Looked up once: a row is counted in each of them.
-        self._received = self._metrics.received.labels(*self._labels)
-        self._stage_duration = self._metrics.stage_duration.labels(*self._labels)
         self._event_latency = self._metrics.event_latency.labels(*self._labels)
         self._broker_latency = self._metrics.broker_latency.labels(*self._labels)
         self._cached_tokens = self._metrics.cached_tokens.labels(*self._labels)
@@ -115,7 +90,10 @@ class StageAgent:
         self._verdicts = cache(partial(self._metrics.verdicts.labels, *self._labels))
         self._cost = cache(partial(self._metrics.cost.labels, *self._labels))
         self._metrics.sla.labels(*self._labels).set(pipeline.sla_seconds)
-        self._metrics.in_flight.labels(*self._labels).set_function(lambda: self.window.rows + self.deferred_window.rows)
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        return [self.window, self.deferred_window]
 
     async def prepare(self) -> None:
         """Prepare the operator, and keep its prompt so that verdicts can be traced to its words.
@@ -132,7 +110,7 @@ class StageAgent:
                     pipeline=self._pipeline.name,
                     pipeline_version=self._pipeline.version,
                     stage=self._stage.name,
-                    operator=self._stage.judge.operator,
+                    operator=self._stage.task,
                     labels=list(identity.labels),
                     text=identity.prompt_text,
                     used_at=datetime.now(UTC),
@@ -140,15 +118,6 @@ class StageAgent:
             ]
         )
         log.info("%s: prompt %s", self.name, identity.prompt_hash)
-
-    async def run(self, stream: Any) -> None:
-        """The body of the Faust agent.
-
-        Events are taken from the stream's channel: they are acknowledged when a row is done, not when the next one is
-        asked for, and what the stream itself would count is counted here.
-        """
-        async for delivery in stream.channel:
-            await self._take(delivery, self.window)
 
     async def take_deferred(self, delivery: Any) -> None:
         """Begin to work on a row that waited for this day; waits while there is no room for it."""
@@ -158,43 +127,14 @@ class StageAgent:
         """Return when no row that waited is in flight."""
         await self.deferred_window.empty()
 
-    async def _take(self, delivery: Any, window: Window) -> None:
-        size = size_of(delivery.message)
-        await window.enter(size)
-        self._received.inc()
-        task = asyncio.create_task(self._work(delivery, size, self._job(delivery.message), window))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def assigned(self, partitions: set[TP]) -> None:
         """These partitions come to this worker."""
         self._recall.assigned(tp for tp in partitions if tp.topic == self.reads)
 
-    def cancel(self) -> None:
-        """Give up the rows in flight. They stay unacknowledged."""
-        for task in self._tasks:
-            task.cancel()
+    def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
+        return self._once(message, event, self._history.enter(event), turn)
 
-    def _job(self, message: KafkaMessage) -> Coroutine[Any, Any, None]:
-        """What is to be done with a message. Called in the order of the topic, so that history and turns are right."""
-        try:
-            event = decode(message)
-        except Exception as error:  # noqa: BLE001  no message may end the agent
-            return self._dead_letter(message, dead_letter_of(error))
-        return self._process(message, event, self._history.enter(event), self._turns.take(message.key))
-
-    async def _work(self, delivery: Any, size: int, job: Coroutine[Any, Any, None], window: Window) -> None:
-        started = time.perf_counter()
-        try:
-            await job
-            delivery.ack()
-            self._stage_duration.observe(time.perf_counter() - started)
-        except Exception as error:  # noqa: BLE001  whatever it is, the row stays unacknowledged
-            self._stop_worker(error)
-        finally:
-            window.leave(size)
-
-    async def _process(self, message: KafkaMessage, event: Event, earlier: Sequence[Earlier], turn: Turn) -> None:
+    async def _once(self, message: KafkaMessage, event: Event, earlier: Sequence[Earlier], turn: Turn) -> None:
         if await self._repeats.first(event.identity):
             try:
                 await self._finish(message, event, earlier, turn)
@@ -249,25 +189,56 @@ class StageAgent:
     ) -> tuple[Judgement, records.Verdict, list[AnyRow]]:
         """The judgement, the verdict, and the rows that the store is to have. Raises BudgetSpent if the row waits."""
         caller = self._caller(message, event)
-        passage = Passage(event.text, [entry.text for entry in earlier], self._stage.context.tokens, caller=caller)
+        documents = await self._read_documents(event)
+        passage = Passage(
+            event.text,
+            [*event.context, *(entry.text for entry in earlier)],
+            self._stage.context.tokens,
+            "\n\n".join(document.text for document in documents),
+            caller,
+        )
         shared = event.tenant not in self._stage.reuse.except_tenants
-        key = key_of(event.tenant, passage.text, passage.context) if shared else None
+        key = key_of(event.tenant, passage.text, [passage.document, *passage.context]) if shared else None
         try:
             found = self._reuse.known(key, row_id) or await self._judge_anew(key, row_id, passage)
         except PAST_LIMIT as past:
             if isinstance(past, BudgetSpent) and self._may_wait(message, event.tenant):
                 raise
             self._metrics.by_prior.labels(*self._labels, past.reason).inc()
-            found = Reused(prior_judgement(self._stage.judge, self._operator.identity), None)
+            found = Reused(prior_judgement(self._settings, self._operator.identity), None)
         judgement = found.judgement
-        context = [earlier[index] for index in judgement.context_read]
+        own = len(event.context)
+        context = [earlier[index - own] for index in judgement.context_read if index >= own]
         verdict = verdict_of(
-            self._pipeline, self._stage, event, row_id, context, judgement, datetime.now(UTC), reused_from=found.row_id
+            self._pipeline,
+            self._stage,
+            event,
+            row_id,
+            context,
+            documents,
+            judgement,
+            datetime.now(UTC),
+            reused_from=found.row_id,
         )
         self._count(judgement, event.tenant)
         if found.row_id is not None:
             self._metrics.reused.labels(*self._labels).inc()
-        return judgement, verdict, rows_of(event, context, judgement, verdict, row_id)
+        return judgement, verdict, rows_of(event, context, documents, judgement, verdict, row_id)
+
+    async def _read_documents(self, event: Event) -> list[Document]:
+        """The documents that the event names, as they were when it happened; those that are not there are left out."""
+        if not event.documents or self._wait is None:
+            return []
+        patience = event.broker_time + timedelta(seconds=self._wait)
+        found = await asyncio.gather(*(self._read_document(event, name, patience) for name in event.documents))
+        return [document for document in found if document is not None and not document.withdrawn]
+
+    async def _read_document(self, event: Event, name: str, patience: datetime) -> Document | None:
+        while (found := await self._documents.find(event.tenant, name, event.event_time)) is None:
+            if datetime.now(UTC) >= patience:
+                return None
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        return found
 
     async def _judge_anew(self, key: bytes | None, row_id: int, passage: Passage) -> Reused:
         """Ask the model, or wait for another row that asks it the same. Raises BudgetSpent, RateExceeded."""
@@ -319,23 +290,25 @@ class StageAgent:
         )
         await turn.come()
         await self._publisher.send(self._stage.writes, event.key, verdict.encode(), headers)
+        if self._stage.escalate is not None and verdict.decision in self._stage.escalate.decisions:
+            await self._escalate(self._stage.escalate, event, verdict)
         turn.end()  # the next verdict of the key need not wait until the store has this one
         now = datetime.now(UTC)
         self._verdicts(verdict.decision).inc()
         self._event_latency.observe((now - event.event_time).total_seconds())
         self._broker_latency.observe((now - event.broker_time).total_seconds())
 
-    async def _dead_letter(self, message: KafkaMessage, error: DeadLetter) -> None:
-        """Send the message as it came, with the reason beside it. Raises WorkerMisconfigured if that were too many."""
-        if not self._dead_letters.admits():
-            raise WorkerMisconfigured(
-                "too large a share of the last rows would be dead letters (WEIR_DEAD_LETTER_SHARE); the last reason: "
-                f"{error}. Is it the right pipeline file, model and topic? Nothing was lost: rows in flight come again"
-            )
-        letter = dlq.letter(message, error, self.name, datetime.now(UTC))
-        await self._publisher.send(dead_letters(origin_of(message).topic), letter.key, letter.value, letter.headers)
-        self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
-        log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
+    async def _escalate(self, escalate: Escalate, event: Event, verdict: records.Verdict) -> None:
+        headers = cloudevents.headers(
+            id=verdict.row_id,
+            source=f"/weir/{self.name}",
+            type=records.ESCALATION_TYPE,
+            time=verdict.judged_at,
+            subject=event.thread,
+            extra={"traceparent": event.traceparent} if event.traceparent else {},
+        )
+        await self._publisher.send(escalate.writes, event.key, escalation_of(verdict, event).encode(), headers)
+        self._metrics.escalated.labels(*self._labels, verdict.decision).inc()
 
     def _metrics_of_model(self, model: str) -> tuple[Histogram, Histogram, Histogram]:
         named = (*self._labels, model)
