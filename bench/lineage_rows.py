@@ -22,7 +22,7 @@ _BEGAN = 1_790_000_000_000  # Unix milliseconds
 _DAYS = 30  # over which the calls are spread
 _TURN_MS = 10_000
 _DOCUMENT_MS = 86_400_000  # before the first call
-_WORDS = (
+_WORDS = (  # noqa: SIM905
     "the your our a policy covers claim rental car deductible towing miles days dollars glass repair shop accident "
     "driver coverage roadside assistance battery home we pay up to within of for and is not only after before send call"
 ).split()
@@ -168,7 +168,8 @@ def _others(rows: Rows) -> Iterator[str]:
 def _numbers(rows: Rows, exchanges: int = 1, claims: int = 1, turns: int = 0) -> str:
     """A query for the numbers of rows: c, e, k, and t where each has turns."""
     each = exchanges * claims
-    split = f"{rows.first} + intDiv(number, {each}) AS c, intDiv(number, {claims}) % {exchanges} AS e, number % {claims} AS k"
+    exchange = f"intDiv(number, {claims}) % {exchanges}"
+    split = f"{rows.first} + intDiv(number, {each}) AS c, {exchange} AS e, number % {claims} AS k"
     of_turns = f", arrayJoin(range({turns})) AS t" if turns else ""
     return f"SELECT {split}{of_turns} FROM numbers({(rows.end - rows.first) * each})"
 

@@ -1,13 +1,9 @@
 """Verdicts that gave way to those of another prompt: which are to, how they are kept, and what they said."""
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from clickhouse_connect.driver.client import Client
-
-from sinks.rows import VerdictRow
 
 _OLDER = """
 SELECT decision, label, confidence, model, prompt_hash, prompt_version, pipeline_version, cost_usd, judged_at
