@@ -121,6 +121,8 @@ class Agent(ABC):
             event = decode(message)
         except Exception as error:  # noqa: BLE001  no message may end the agent
             return self._dead_letter(message, dead_letter_of(error))
+        if event.rerun is not None and event.rerun.stage != self.name:
+            return _pass_over()
         return self._begin(message, event, self._turns.take(message.key))
 
     async def _settle(self, message: KafkaMessage, turn: Turn, work: Awaitable[None]) -> None:
@@ -157,3 +159,7 @@ class Agent(ABC):
         await self._publisher.send(dead_letters(origin_of(message).topic), letter.key, letter.value, letter.headers)
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
+
+
+async def _pass_over() -> None:
+    """Another stage is to judge the message anew; this one has done so."""

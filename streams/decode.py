@@ -7,11 +7,12 @@ from typing import Protocol
 from msgspec import Struct
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
-from streams import cloudevents
+from streams import cloudevents, rerun_headers
 from streams.errors import DeadLetter, Reason
 from streams.identity import event_row_id, offset_row_id, time_ms
 from streams.origin import Placed, origin_of
 from streams.records import NAME_CHARACTERS, TextMessage, TurnText
+from streams.rerun_headers import Rerun
 
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 FUTURE = timedelta(days=1)
@@ -38,7 +39,8 @@ class Event(Struct, frozen=True):
     replays. broker_time is the event's own time where Kafka has none. event_id: empty if the producer gave none.
     identity: what makes two messages the same event: the row id, or the producer's name for it where the time in the
     row id is Kafka's, which is another one for each message. documents, context, turn, final, turns: as in
-    `streams.records.TextMessage`; the text is that of the turns where the message has no other.
+    `streams.records.TextMessage`; the text is that of the turns where the message has no other. rerun: what is said if
+    a stage is to judge it anew.
     """
 
     row_id: int
@@ -62,6 +64,7 @@ class Event(Struct, frozen=True):
     turn: int | None = None
     final: bool = False
     turns: tuple[TurnText, ...] = ()
+    rerun: Rerun | None = None
 
 
 def size_of(message: KafkaMessage) -> int:
@@ -98,6 +101,7 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         else offset_row_id(at, place.topic, place.partition, place.offset)
     )
     traceparent = context.get("traceparent", "")
+    rerun = rerun_headers.read(place.rerun, message, body.context) if place.rerun else None
     return Event(
         row_id=row_id,
         identity=(source, event_id) if event_id and own_time is None else row_id,
@@ -116,10 +120,11 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         tenant=body.tenant,
         traceparent=traceparent if len(traceparent) <= _TRACEPARENT else "",
         documents=body.documents,
-        context=body.context,
+        context=rerun.context if rerun else body.context,
         turn=body.turn,
         final=body.final,
         turns=body.turns,
+        rerun=rerun,
     )
 
 

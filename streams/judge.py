@@ -44,6 +44,7 @@ _RECENT = timedelta(days=1)
 # From this part of the SLA on a row goes before those that have more time.
 _URGENT = 0.75
 _LOOK_AGAIN_SECONDS = 1.0
+_RERUN = "rerun"
 
 
 class JudgeAgent(Agent):
@@ -82,6 +83,7 @@ class JudgeAgent(Agent):
         )
         self._repeats = Repeats()
         # Looked up once: a row is counted in each of them.
+        self._rerun = self._metrics.rerun.labels(*self._labels)
         self._event_latency = self._metrics.event_latency.labels(*self._labels)
         self._broker_latency = self._metrics.broker_latency.labels(*self._labels)
         self._cached_tokens = self._metrics.cached_tokens.labels(*self._labels)
@@ -133,22 +135,32 @@ class JudgeAgent(Agent):
         self._recall.assigned(tp for tp in partitions if tp.topic == self.reads)
 
     def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
-        return self._once(message, event, self._history.enter(event), turn)
+        return self._once(message, event, self._earlier(event), turn)
+
+    def _earlier(self, event: Event) -> Sequence[Earlier]:
+        """What was said before an event: what was read with it when it was judged first, if it is judged anew."""
+        if event.rerun is None:
+            return self._history.enter(event)
+        return [Earlier(row, 0, text) for row, text in event.rerun.read_with]
 
     async def _once(self, message: KafkaMessage, event: Event, earlier: Sequence[Earlier], turn: Turn) -> None:
-        if await self._repeats.first(event.identity):
+        identity = event.identity if event.rerun is None else (_RERUN, event.row_id)
+        if await self._repeats.first(identity):
             try:
                 await self._finish(message, event, earlier, turn)
             except BudgetSpent:
-                self._repeats.give_up(event.identity)  # before it can come back
+                self._repeats.give_up(identity)  # before it can come back
                 await self._defer(message, turn)
             except Exception as error:
                 if fate_of(error) is not Fate.DEAD_LETTER:
                     raise
                 await self._dead_letter(message, dead_letter_of(error))
-                self._repeats.give_up(event.identity)
+                self._repeats.give_up(identity)
             else:
-                self._repeats.finish(event.identity)
+                if event.rerun is None:
+                    self._repeats.finish(identity)
+                else:
+                    self._repeats.give_up(identity)  # only the store knows whether it is to be judged once more
                 self._dead_letters.passed()
         else:
             self._metrics.repeated.labels(*self._labels).inc()
@@ -220,6 +232,7 @@ class JudgeAgent(Agent):
             judgement,
             datetime.now(UTC),
             reused_from=found.row_id,
+            began=event.event_time if event.rerun is None else event.rerun.asked,
         )
         self._count(judgement, event.tenant)
         if found.row_id is not None:
@@ -248,12 +261,16 @@ class JudgeAgent(Agent):
             return await self._reuse.judge(key, row_id, partial(self._admission.ask, tenant, judge))
 
     def _caller(self, message: KafkaMessage, event: Event) -> Caller:
-        """Who asks, and from when on in a hurry. A row that waited for this day has all the time again."""
-        began = event.event_time
+        """Who asks, and from when on in a hurry."""
+        passed = (datetime.now(UTC) - self._began(message, event)).total_seconds()
+        return Caller(event.tenant, time.monotonic() + _URGENT * self._pipeline.sla_seconds - passed)
+
+    def _began(self, message: KafkaMessage, event: Event) -> datetime:
+        """From when on a row's time counts. One that waited for this day, or is judged anew, has all of it again."""
+        began = event.event_time if event.rerun is None else max(event.event_time, event.rerun.asked)
         if message.topic == deferred(event.topic) and (waited := deferral.read(message.headers)) is not None:
             began = max(began, waited.until)
-        passed = (datetime.now(UTC) - began).total_seconds()
-        return Caller(event.tenant, time.monotonic() + _URGENT * self._pipeline.sla_seconds - passed)
+        return began
 
     def _may_wait(self, message: KafkaMessage, tenant: str) -> bool:
         """Whether a row past its budget waits, unless it is larger than what its topic takes."""
@@ -296,8 +313,11 @@ class JudgeAgent(Agent):
         turn.end()  # the next verdict of the key need not wait until the store has this one
         now = datetime.now(UTC)
         self._verdicts(verdict.decision).inc()
-        self._event_latency.observe((now - event.event_time).total_seconds())
-        self._broker_latency.observe((now - event.broker_time).total_seconds())
+        if event.rerun is not None:
+            self._rerun.inc()
+        else:
+            self._event_latency.observe((now - event.event_time).total_seconds())
+            self._broker_latency.observe((now - event.broker_time).total_seconds())
 
     async def _escalate(self, escalate: Escalate, event: Event, verdict: records.Verdict) -> None:
         headers = cloudevents.headers(

@@ -33,6 +33,12 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.rerun = Counter(
+            "weir_judgements_rerun_total",
+            "Verdicts given anew for `weir rerun`; their latency is not among that of the others.",
+            _STAGE,
+            registry=r,
+        )
         self.reused = Counter(
             "weir_judgements_reused_total",
             "Judgements taken from an earlier row with the same text and context.",

@@ -1,5 +1,5 @@
-"""Where a message stood first: a replay of a dead letter and a row that waited name that place in their headers, and so
-keep their identity.
+"""Where a message stood first: a replay of a dead letter, a row that waited and one that is judged anew name that place
+in their headers, and so keep their identity.
 """
 
 import math
@@ -14,6 +14,7 @@ from streams.topics import deferred
 
 PREFIX = "weir_origin_"
 REPLAYS = "weir_dlq_replays"
+RERUN = "weir_rerun"
 
 _TOPIC, _PARTITION, _OFFSET, _TIMESTAMP = (f"{PREFIX}{name}" for name in ("topic", "partition", "offset", "timestamp"))
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")
@@ -32,7 +33,7 @@ class Placed(Protocol):
 
 class Origin(Struct, frozen=True):
     """A place in Kafka. timestamp_ms: Unix milliseconds, None if the message had none. replays: how often the message
-    was published again.
+    was published again. rerun: `pipeline/stage` that is to judge it anew, and nobody else; empty for none.
     """
 
     topic: str
@@ -40,6 +41,7 @@ class Origin(Struct, frozen=True):
     offset: int
     timestamp_ms: int | None
     replays: int = 0
+    rerun: str = ""
 
 
 def origin_of(message: Placed) -> Origin:
@@ -62,7 +64,8 @@ def origin_of(message: Placed) -> Origin:
         or (timestamp_ms is None and _TIMESTAMP in found)
     ):
         return _own_place(message)
-    return Origin(topic, partition, offset, timestamp_ms, number(found.get(REPLAYS), _INT32) or 0)
+    rerun = (found.get(RERUN) or b"").decode(errors="replace")
+    return Origin(topic, partition, offset, timestamp_ms, number(found.get(REPLAYS), _INT32) or 0, rerun)
 
 
 def _own_place(message: Placed) -> Origin:
@@ -70,7 +73,7 @@ def _own_place(message: Placed) -> Origin:
 
 
 def origin_headers(origin: Origin) -> Headers:
-    """Headers from which `origin_of` reads the same origin."""
+    """Headers from which `origin_of` reads the same place and number of replays."""
     named = {
         _TOPIC: origin.topic,
         _PARTITION: str(origin.partition),

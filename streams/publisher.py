@@ -37,15 +37,19 @@ class Publisher:
         """Connect. Raises KafkaError."""
         await self._producer.start()
 
-    async def send(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Return when Kafka has acknowledged the message.
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
+    ) -> None:
+        """Return when Kafka has acknowledged the message. partition: None for the one that the key gives.
 
         Raises WorkerMisconfigured if the topic refuses its size, and Kafka's own error if it may not be written to.
         """
         if key is None and value is None:
             key = b""  # aiokafka sends no message without both
         try:
-            await persist(partial(self._producer.send_and_wait, topic, value, key, headers=headers), _BACKOFF_SECONDS)
+            await persist(
+                partial(self._producer.send_and_wait, topic, value, key, partition, headers=headers), _BACKOFF_SECONDS
+            )
         except MessageSizeTooLargeError as error:
             raise WorkerMisconfigured(
                 f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "

@@ -143,7 +143,9 @@ class Verdict(_Made):
     usage: TokenUsage
     cost_usd: float = Field(ge=0)
     engine_seconds: float = Field(ge=0, description="share of the engine's time that the judgement took")
-    latency_ms: int = Field(ge=0, description="from event time to judgement")
+    latency_ms: int = Field(
+        ge=0, description="from event time to judgement; of one that is made anew, from when that was asked for"
+    )
     event_time: datetime
     judged_at: datetime
     thread: str

@@ -10,6 +10,7 @@ from inference.judgement import Judgement
 from sinks.documents import Document
 from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
+from streams import attributes
 from streams.decode import Event
 from streams.history import Earlier
 from streams.identity import row_of, stage_row_id, uuid_text
@@ -34,12 +35,14 @@ def verdict_of(
     judgement: Judgement,
     judged_at: datetime,
     reused_from: int | None = None,
+    began: datetime | None = None,
 ) -> Verdict:
     """The verdict about an event.
 
     row_id: of the verdict, as `verdict_row_id` gives it. context: the messages that the model read with it. documents:
     what it was checked against.
     reused_from: row id of the verdict that the judgement was made for, if it was not made for this one.
+    began: from when on its latency counts; None for the time of the event.
     """
     usage = judgement.usage
     # unchecked: the values are ours, and checking them again would cost more than all the rest.
@@ -67,7 +70,7 @@ def verdict_of(
         ),
         cost_usd=judgement.cost_usd,
         engine_seconds=judgement.engine_seconds,
-        latency_ms=max(0, round((judged_at - event.event_time).total_seconds() * 1000)),
+        latency_ms=max(0, round((judged_at - (began or event.event_time)).total_seconds() * 1000)),
         event_time=event.event_time,
         judged_at=judged_at,
         thread=event.thread,
@@ -170,19 +173,8 @@ def source_row(event: Event, at: datetime) -> SourceRow:
         lang=event.lang,
         text=event.text,
         written_at=at,
-        attributes=_attributes(event),
+        attributes=attributes.write(event),
     )
-
-
-def _attributes(event: Event) -> str:
-    said: dict[str, Any] = {}
-    if event.turn is not None:
-        said["turn"] = event.turn
-    if event.documents:
-        said["documents"] = event.documents
-    if event.context:
-        said["context"] = event.context
-    return orjson.dumps(said).decode() if said else ""
 
 
 def _call_rows(row_id: int, judgement: Judgement, at: datetime) -> list[InferenceCallRow]:

@@ -4,28 +4,25 @@ import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from streams.cli.common import load_settings, run_async
+from streams.cli.common import load_settings, point_in_time, run_async
 from streams.cli.terminal import inert, plain, plain_json
 from streams.cloudevents import rfc3339
 from streams.dlq import Action, Position
 from streams.dlq_entries import Entry, Filter
 from streams.dlq_topic import DeadLetterTopic
 from streams.errors import Reason, WorkerMisconfigured
-from streams.pipeline import seconds_of
 
 _DETAIL_CHARACTERS = 160
 _VALUE_CHARACTERS = 4000
-_TIME = TypeAdapter(AwareDatetime)
 
 dlq_app = typer.Typer(no_args_is_help=True, help="Dead letters: list them, look at one, replay or drop it.")
 
@@ -216,25 +213,10 @@ def _filter(
 ) -> Filter:
     return Filter(
         frozenset(reason.value for reason in reasons or ()),
-        _time("--since", since),
-        _time("--until", until),
+        None if since is None else point_in_time("--since", since),
+        None if until is None else point_in_time("--until", until),
         frozenset(ids or ()),
     )
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.now(UTC) - timedelta(seconds=seconds_of(text))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return _TIME.validate_strings(text)
-    except ValidationError as error:
-        raise WorkerMisconfigured(
-            f"{option} {text!r} is neither a time, such as 2026-11-22T09:30:00Z, nor how long ago, such as 2h"
-        ) from error
 
 
 def _position(text: str) -> Position:

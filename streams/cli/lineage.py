@@ -1,7 +1,6 @@
 """`weir lineage`: from a row to what it was made from, or on to what it led to."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
@@ -10,16 +9,14 @@ from clickhouse_connect.driver.client import Client
 from rich.console import Console
 from rich.table import Table
 
-from sinks import clickhouse, lineage, versions
+from sinks import lineage, versions
 from sinks.influence import Influence, influence
 from sinks.lineage import LineageNode
 from sinks.lineage_costs import costs, total
-from streams.cli.common import load_settings
+from streams.cli.common import ask_store, load_settings
 from streams.cli.lineage_tree import shown
 from streams.cli.terminal import inert, plain_json
 from streams.errors import WorkerMisconfigured
-
-T = TypeVar("T")
 
 
 def lineage_command(
@@ -37,12 +34,14 @@ def lineage_command(
     if prompt or model:
         if row_id is not None or not down:
             raise WorkerMisconfigured("--prompt and --model stand in place of a row, and need --down")
-        found = _ask(lambda client: influence(client, prompt, model, stage, limit))
+        found = ask_store(
+            load_settings("clickhouse").store, lambda client: influence(client, prompt, model, stage, limit)
+        )
         _show_influence(found, " and ".join(filter(None, [prompt and f"prompt {prompt}", model])), as_json)
         return
     if row_id is None or stage:
         raise WorkerMisconfigured("name a row: weir lineage ROW_ID; or what led to rows: --down --prompt or --model")
-    node = _ask(lambda client: _tree(client, row_id, down))
+    node = ask_store(load_settings("clickhouse").store, lambda client: _tree(client, row_id, down))
     if node is None:
         typer.echo(f"weir: no row {row_id}", err=True)
         raise typer.Exit(1)
@@ -59,18 +58,6 @@ def _tree(client: Client, row_id: UUID, down: bool) -> LineageNode | None:
     if node is not None and node.kind == "verdict":
         node.facts["versions"] = versions.older(client, row_id, node.facts)
     return node
-
-
-def _ask(question: Callable[[Client], T]) -> T:
-    """The store's answer. Raises StoreUnavailable, StoreMisconfigured."""
-    store = load_settings("clickhouse").store
-    client = clickhouse.connect(store)
-    try:
-        return question(client)
-    except clickhouse.UNAVAILABLE as error:
-        raise clickhouse.store_error(error, store.url) from error
-    finally:
-        client.close()
 
 
 def _show_influence(found: Influence, meant: str, as_json: bool) -> None:

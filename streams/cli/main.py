@@ -21,6 +21,7 @@ from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
 from streams.cli.lineage import lineage_command
+from streams.cli.rerun import rerun_command
 from streams.errors import WorkerMisconfigured
 
 PIPELINES = Path(__file__).parents[2] / "deploy" / "pipelines"
@@ -45,6 +46,7 @@ app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
 app.command("lineage")(lineage_command)
+app.command("rerun")(rerun_command)
 
 PipelinesOption = Annotated[
     list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
