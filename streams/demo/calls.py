@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ from streams.topics import dead_letters
 from streams.turns import turns_of
 
 _A_LANGUAGE = 1
+_AGO = timedelta(minutes=10)
 CONTRADICTED = "contradicted"
 
 Call = dict[str, Any]
@@ -55,7 +56,8 @@ class Calls:
 
     def messages(self, chance: random.Random) -> list[dict[str, Any]]:
         """The turns of all calls, in any order."""
-        messages = [message for call in self.calls for message in turns_of(call, datetime.fromisoformat(call["time"]))]
+        began = datetime.now(UTC) - _AGO
+        messages = [message for call in self.calls for message in turns_of(call, began)]
         chance.shuffle(messages)
         return messages
 
@@ -99,7 +101,7 @@ class Calls:
     @property
     def claims(self) -> int:
         """Claims that the pipeline should find in them."""
-        return sum(1 for call in self.calls for _ in self._claims(call))
+        return sum(1 for call in self.calls for _ in self.claims_of(call))
 
     @property
     def lost(self) -> int:
@@ -154,7 +156,8 @@ class Calls:
         versions = self.transcripts.get(call["call"], {}).values()
         return Counter((turn["turn"], turn["text"]) for turn in max(versions, key=len, default=[]))
 
-    def _claims(self, call: Call) -> Iterator[str]:
+    def claims_of(self, call: Call) -> Iterator[str]:
+        """The claims that the pipeline should find in a call."""
         cut = next(stage.cut for stage in self.pipeline.stages if stage.cut is not None)
         small_talk = SmallTalk(cut.small_talk)
         turns = [Turn(number, turn["speaker"], turn["text"]) for number, turn in enumerate(call["turns"])]
