@@ -133,6 +133,7 @@ def verdict() -> Callable[..., Verdict]:
             "output": {},
             "model": "m-1",
             "prompt_hash": "a1",
+            "prompt_version": "v4",
             "parts": 1,
             "reused_from": None,
             "usage": TokenUsage(input_tokens=30, cached_tokens=20, output_tokens=1),

@@ -22,9 +22,11 @@ BOUNDED = {
     "dependency",
     "tenant",  # those that a pipeline file names, and `other`
     "use",
+    "closed_by",
 }
 GAUGES = {
     "weir_rows_in_flight",
+    "weir_calls_open",
     "weir_sla_seconds",
     "weir_committed_offset",
     "weir_dependency_up",

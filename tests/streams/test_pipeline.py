@@ -71,7 +71,7 @@ def told(path: Path) -> list[str]:
 
 def test_the_shipped_files_load(shipped: Path) -> None:
     pipelines = {pipeline.name: pipeline for pipeline in load_all([shipped])}
-    assert set(pipelines) == {"community-moderation", "ticket-triage"}
+    assert set(pipelines) == {"call-review", "community-moderation", "ticket-triage"}
     (moderate,) = pipelines["community-moderation"].stages
     (triage,) = pipelines["ticket-triage"].stages
     assert isinstance(moderate.judge, ModerateSettings)
@@ -102,7 +102,7 @@ def test_durations(write: Write, sla: str, seconds: float) -> None:
     assert load(write(GOOD.replace("10s", sla))).sla_seconds == seconds
 
 
-STAGE = "the fields here are: name, reads, writes, context, reuse, judge"
+STAGE = "the fields here are: name, reads, writes, context, reuse, prompt, judge"
 JUDGE = "instruction, examples, calibration, operator"
 
 # What is changed in the good file, and what is told.
@@ -279,7 +279,7 @@ def test_files_and_folders_are_read_together(write: Write, shipped: Path, tmp_pa
     write("no pipeline", "notes.txt")
     assert [pipeline.name for pipeline in load_all([tmp_path])] == ["first", "watch"]
     assert [pipeline.name for pipeline in load_all([one, other])] == ["watch", "first"]
-    assert len(load_all([tmp_path, shipped])) == 4
+    assert len(load_all([tmp_path, shipped])) == 5
 
 
 def test_mistakes_of_all_files_are_told_at_once(write: Write, tmp_path: Path) -> None:

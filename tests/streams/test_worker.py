@@ -99,7 +99,7 @@ async def test_a_worker_waits_for_topics(
     given: dict[str, Any], running: Running, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(given) as task:
-        await until(lambda: "topics are missing: community.messages," in caplog.text)
+        await until(lambda: "topics are missing: calls.claims," in caplog.text)
         assert not task.done()
         os.kill(os.getpid(), signal.SIGINT)
         async with asyncio.timeout(15):
