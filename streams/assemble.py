@@ -7,6 +7,7 @@ calls, and goes on. So there is no second store to recover, and a turn that come
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
@@ -37,11 +38,14 @@ _LARGEST_CALL = MAX_MESSAGE_BYTES * 15 // 16  # its transcript must fit into a m
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A call in memory. touched: when its last turn was taken, or when it came to this worker; seconds."""
+    """A call in memory. touched: when its last turn was taken, or when it came to this worker; seconds. waits: when
+    the first of its words was said that no transcript has; Unix seconds, infinite for none.
+    """
 
     call: Call
     touched: float
     closing: bool = False
+    waits: float = math.inf
 
 
 class AssembleAgent(Agent):
@@ -62,7 +66,7 @@ class AssembleAgent(Agent):
         services: Services,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         assert stage.assemble is not None
         self._writes = stage.writes
         self._first = stage.assemble.first
@@ -76,6 +80,7 @@ class AssembleAgent(Agent):
         self._closed = self._metrics.calls_closed
         self._repeated = self._metrics.repeated.labels(*self._labels)
         self._metrics.calls_open.labels(*self._labels).set_function(lambda: len(self._held))
+        self.sla.held = self._oldest_open
 
     async def run(self, stream: Any) -> None:
         sweeping = asyncio.create_task(self._sweep())
@@ -104,6 +109,7 @@ class AssembleAgent(Agent):
         said = _turn(event)
         held = await self._hold(key)
         if held.call.knows(said):
+            self.sla.leave(id(message))
             self._repeated.inc()
             self._let_go(key, held)
             return
@@ -112,6 +118,7 @@ class AssembleAgent(Agent):
         await self._writer.write([source_row(event, now := datetime.now(UTC)), _turn_row(key, said, now)])
         held = await self._hold(key)  # the partition may have gone and come meanwhile
         held.call.add(said)
+        held.waits = min(held.waits, said.time.timestamp())
         held.touched = self._clock()
         self._held.move_to_end(key)
         if held.call.complete(self._first):
@@ -152,8 +159,14 @@ class AssembleAgent(Agent):
         """Go on with the open calls of a partition that has come to this worker."""
         for key in await self._calls.open(tp.topic, tp.partition, datetime.now(UTC) - _REMEMBERED):
             held = await self._hold(key)
+            held.waits = min(held.waits, _unpublished(held.call))
             if held.call.complete(self._first):
                 self._close(key, held, "final")
+
+    def _oldest_open(self) -> float | None:
+        """When the first of the words was said that are in no transcript yet; Unix seconds."""
+        waits = min((held.waits for held in self._held.values()), default=math.inf)
+        return waits if waits < math.inf else None
 
     async def _sweep(self) -> None:
         while True:
@@ -184,6 +197,7 @@ class AssembleAgent(Agent):
             await self._writer.write(transcript.rows(key, messages, by, self._first, datetime.now(UTC)))
             self._closed.labels(*self._labels, "correction" if call.transcript else by).inc()
             call.transcript = transcript.row_id
+            held.waits = math.inf
         held.closing = False
         self._let_go(key, held)
 
@@ -258,6 +272,15 @@ class _Transcript:
             closed_at=now,
         )
         return [call, *(LineageEdgeRow(self.row_id, turn.row_id, "input", now) for turn in self._turns)]
+
+
+def _unpublished(call: Call) -> float:
+    """The time of the first turn of an open call from the store; of one to be corrected, that of its last message."""
+    if not call.messages:
+        return math.inf
+    if call.transcript:
+        return max(call.messages.values(), key=lambda turn: turn.offset).time.timestamp()
+    return min(turn.time for turn in call.messages.values()).timestamp()
 
 
 def _turn(event: Event) -> StoredTurn:

@@ -22,10 +22,21 @@ BOUNDED = {
     "dependency",
     "tenant",  # those that a pipeline file names, and `other`
     "use",
+    "closed_by",
+    "outcome",
+    "quantile",
 }
 GAUGES = {
     "weir_rows_in_flight",
     "weir_sla_seconds",
+    "weir_sla_oldest_age_seconds",
+    "weir_sla_age_seconds",
+    "weir_sla_met_ratio",
+    "weir_sla_backlog_messages",
+    "weir_sla_rows_per_second",
+    "weir_sla_forecast_seconds",
+    "weir_sla_will_be_missed",
+    "weir_calls_open",
     "weir_committed_offset",
     "weir_dependency_up",
     "weir_engine_breaker_open",
