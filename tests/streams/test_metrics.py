@@ -113,6 +113,13 @@ def test_latencies_of_hours_have_a_bucket(seconds: float) -> None:
     assert b'weir_event_latency_seconds_bucket{le="10800.0",pipeline="p",stage="s"} 1.0' in metrics.render()
 
 
+@pytest.mark.parametrize("page", ["sla.md", "limits.md", "reliability.md"])
+def test_pages_name_metrics_that_there_are(root: Path, page: str) -> None:
+    told = set(re.findall(r"\bweir_(?:sla|engine|cost|budget|rows)_[a-z_]+", (root / "docs" / page).read_text("utf-8")))
+    assert told
+    assert told - set(names()) - {f"{name}_" for name in names()} == set()
+
+
 def test_the_page_in_the_repository_is_the_generated_one(root: Path) -> None:
     page = root / "docs" / "metrics.md"
     if not page.exists():
