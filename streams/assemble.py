@@ -7,6 +7,7 @@ calls, and goes on. So there is no second store to recover, and a turn that come
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
@@ -40,13 +41,15 @@ class _Held:
     """A call in memory.
 
     touched: when its last turn was taken, or when it came to this worker; seconds. coming: bytes of turns that the
-    store does not have yet.
+    store does not have yet. waits: when the first of its words was said that no transcript has; Unix seconds, infinite
+    for none.
     """
 
     call: Call
     touched: float
     coming: int = 0
     closing: bool = False
+    waits: float = math.inf
 
 
 class AssembleAgent(Agent):
@@ -67,7 +70,7 @@ class AssembleAgent(Agent):
         services: Services,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         assert stage.assemble is not None
         self._writes = stage.writes
         self._first = stage.assemble.first
@@ -81,6 +84,7 @@ class AssembleAgent(Agent):
         self._closed = self._metrics.calls_closed
         self._repeated = self._metrics.repeated.labels(*self._labels)
         self._metrics.calls_open.labels(*self._labels).set_function(lambda: len(self._held))
+        self.sla.held = self._oldest_open
 
     async def run(self, stream: Any) -> None:
         sweeping = asyncio.create_task(self._sweep())
@@ -109,6 +113,7 @@ class AssembleAgent(Agent):
         turn = _turn(event)
         held = await self._hold(key)
         if held.call.knows(turn):
+            self.sla.leave(id(message))
             self._repeated.inc()
             self._let_go(key, held)
             return
@@ -121,6 +126,7 @@ class AssembleAgent(Agent):
             held.coming -= size
         held = await self._hold(key)  # the partition may have gone and come meanwhile
         held.call.add(turn)
+        held.waits = min(held.waits, turn.time.timestamp())
         held.touched = self._clock()
         self._held.move_to_end(key)
         if held.call.complete(self._first):
@@ -164,8 +170,14 @@ class AssembleAgent(Agent):
 
     async def _go_on(self, key: CallKey) -> None:
         held = await self._hold(key)
+        held.waits = min(held.waits, _unpublished(held.call))
         if held.call.complete(self._first):
             self._close(key, held, "final")
+
+    def _oldest_open(self) -> float | None:
+        """When the first of the words was said that are in no transcript yet; Unix seconds."""
+        waits = min((held.waits for held in self._held.values()), default=math.inf)
+        return waits if waits < math.inf else None
 
     async def _sweep(self) -> None:
         while True:
@@ -196,6 +208,7 @@ class AssembleAgent(Agent):
             await self._writer.write(transcript.rows(key, messages, by, self._first, datetime.now(UTC)))
             self._closed.labels(*self._labels, "correction" if call.transcript else by).inc()
             call.transcript = transcript.row_id
+            held.waits = math.inf
         held.closing = False
         self._let_go(key, held)
 
@@ -278,6 +291,15 @@ def _check_room(held: _Held, turn: StoredTurn) -> None:
         raise DeadLetter(Reason.CALL_TOO_LARGE, f"its call has {bytes_there} bytes already")
     if len(held.call.documents.union(turn.documents)) > DOCUMENTS:
         raise DeadLetter(Reason.CALL_TOO_LARGE, f"documents: its call names {len(held.call.documents)} already")
+
+
+def _unpublished(call: Call) -> float:
+    """The time of the first turn of an open call from the store; of one to be corrected, that of its last message."""
+    if not call.messages:
+        return math.inf
+    if call.transcript:
+        return max(call.messages.values(), key=lambda turn: turn.offset).time.timestamp()
+    return min(turn.time for turn in call.messages.values()).timestamp()
 
 
 def _turn(event: Event) -> StoredTurn:

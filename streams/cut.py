@@ -46,7 +46,7 @@ class CutAgent(Agent):
 
     def __init__(self, pipeline: Pipeline, stage: Stage, count: CountTokens, services: Services) -> None:
         """count: tokens of a text."""
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         assert stage.cut is not None
         self._writes = stage.writes
         self._cut = stage.cut

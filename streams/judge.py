@@ -56,7 +56,7 @@ class JudgeAgent(Agent):
     def __init__(
         self, pipeline: Pipeline, stage: Stage, operator: Operator, admission: Admission, services: Services
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         self.defers = pipeline.limits.defers
         self.deferred_window = Window(services.rows_in_flight)
         self._rows_in_flight = services.rows_in_flight
@@ -89,7 +89,6 @@ class JudgeAgent(Agent):
         self._of_model = cache(self._metrics_of_model)
         self._verdicts = cache(partial(self._metrics.verdicts.labels, *self._labels))
         self._cost = cache(partial(self._metrics.cost.labels, *self._labels))
-        self._metrics.sla.labels(*self._labels).set(pipeline.sla_seconds)
 
     @property
     def windows(self) -> Sequence[Window]:
@@ -150,6 +149,7 @@ class JudgeAgent(Agent):
                 self._repeats.finish(event.identity)
                 self._dead_letters.passed()
         else:
+            self.sla.leave(id(message))
             self._metrics.repeated.labels(*self._labels).inc()
         turn.end()
 
@@ -159,6 +159,7 @@ class JudgeAgent(Agent):
         stored = await self._find(message, event, row_id)
         if stored is not None and not self._is_place_of(stored, event):
             # The same event, published twice: its verdict is for the message that was judged.
+            self.sla.leave(id(message))
             self._metrics.repeated.labels(*self._labels).inc()
         elif stored is not None and self._is_current(stored):
             self._metrics.recalled.labels(*self._labels).inc()
@@ -247,12 +248,16 @@ class JudgeAgent(Agent):
             return await self._reuse.judge(key, row_id, partial(self._admission.ask, tenant, judge))
 
     def _caller(self, message: KafkaMessage, event: Event) -> Caller:
-        """Who asks, and from when on in a hurry. A row that waited for this day has all the time again."""
-        began = event.event_time
-        if message.topic == deferred(event.topic) and (waited := deferral.read(message.headers)) is not None:
-            began = max(began, waited.until)
-        passed = (datetime.now(UTC) - began).total_seconds()
+        """Who asks, and from when on in a hurry."""
+        passed = (datetime.now(UTC) - self._began(message, event)).total_seconds()
         return Caller(event.tenant, time.monotonic() + _URGENT * self._pipeline.sla_seconds - passed)
+
+    def _began(self, message: KafkaMessage, event: Event) -> datetime:
+        """A row that waited for this day has all the time again."""
+        if message.topic == self.reads or message.topic != deferred(event.topic):
+            return event.event_time
+        waited = deferral.read(message.headers)
+        return event.event_time if waited is None else max(event.event_time, waited.until)
 
     def _may_wait(self, message: KafkaMessage, tenant: str) -> bool:
         """Whether a row past its budget waits, unless it is larger than what its topic takes."""
@@ -265,6 +270,7 @@ class JudgeAgent(Agent):
         headers = deferral.headers(message, Deferral(self.name, self._admission.budgets.day_ends))
         await turn.come()
         await self._publisher.send(deferred(place.topic), message.key, message.value, headers)
+        self.sla.leave(id(message))
         self._metrics.deferred.labels(*self._labels).inc()
 
     async def _deliver(self, event: Event, verdict: records.Verdict, rows: list[AnyRow], turn: Turn) -> None:

@@ -28,8 +28,9 @@ from sinks.writer import Writer
 from streams.admission import Admission
 from streams.agent import Agent, Services
 from streams.assemble import AssembleAgent
+from streams.backlog import Backlog
 from streams.budgets import Budgets
-from streams.consumer import App, Bytes
+from streams.consumer import App, Bytes, SafeConsumer
 from streams.cut import CutAgent
 from streams.deferred import DeferredReader
 from streams.documents import DocumentsAgent
@@ -107,7 +108,6 @@ class Worker:
             },
             self._metrics,
         )
-        self._web = WebServer(settings.web_host, settings.web_port, self._metrics, self._health)
         services = Services(
             publisher=self._publisher,
             writer=self._writer,
@@ -121,6 +121,17 @@ class Worker:
         )
         self._admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
         self._agents = [self._agent(pipeline, stage, services) for pipeline in pipelines for stage in pipeline.stages]
+        self._web = WebServer(
+            settings.web_host,
+            settings.web_port,
+            self._metrics,
+            self._health,
+            {agent.name: agent.sla for agent in self._agents},
+        )
+        self._app: App | None = None
+        self._backlog = Backlog(settings, self._read_on)
+        for agent in self._agents:
+            agent.sla.backlog = partial(self._backlog.of, agent.reads, agent.position)
         self._agents += _document_agents(pipelines, services)
         waiting: dict[str, list[JudgeAgent]] = {}
         for agent in self._agents:
@@ -192,6 +203,7 @@ class Worker:
             await persist(agent.prepare)
         stack.push_async_callback(self._end_beside)
         self._start_beside(self._usage.run())
+        self._start_beside(self._backlog.run())
         self._start_beside(persist(self._deferred.run))
 
     async def _consume(self) -> None:
@@ -201,6 +213,7 @@ class Worker:
             app = self._faust_app()
             try:
                 async with _running(app):
+                    self._app = app
                     self._health.stopped = None
                     log.info("ready: %s", ", ".join(pipeline.name for pipeline in self._pipelines))
                     await self._first(asyncio.create_task(app.wait_until_stopped()), self._stopping.wait())
@@ -327,8 +340,14 @@ class Worker:
 
     def _assigned(self, partitions: set[TP]) -> None:
         self._shares.assigned("faust", partitions)
+        self._backlog.assigned(partitions)
         for agent in self._agents:
+            agent.position.clear()
             agent.assigned(partitions)
+
+    def _read_on(self, tp: TP) -> int:
+        consumer = self._app.consumer if self._app is not None else None
+        return consumer.read_on(tp) if isinstance(consumer, SafeConsumer) else 0
 
     def _committed(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():

@@ -190,6 +190,7 @@ async def test_a_message_that_cannot_be_judged_is_sent_on_as_it_came(
     }
     assert "hush" not in json.dumps(named(list(found.headers)[3:]))
     assert stage.count("weir_dead_letters_total", reason=reason) == 1
+    assert stage.count("weir_sla_rows_total") == stage.agent.sla.in_flight == 0
     await acked(stage.put("the next is judged"))
     assert len(await read(stage.verdicts, 1)) == 1
 
@@ -215,6 +216,7 @@ async def test_the_same_event_is_judged_once(run: Run, engine: Any, until: Until
     assert len(engine.seen) == 1
     assert stage.count("weir_verdicts_total") == 1
     assert stage.count("weir_messages_repeated_total") == 2
+    assert stage.count("weir_sla_rows_total") == 1
 
 
 async def test_two_messages_of_one_event_have_one_outcome(run: Run, read: Read, engine: Any, until: Until) -> None:
@@ -451,6 +453,7 @@ async def test_rows_near_their_sla_go_first_and_those_that_waited_for_the_day_ar
     engine.go("on")
     await acked(held, origin, waited, near)
     assert engine.texts() == ["hold on", "near", "calm", "waited"]
+    assert stage.agent.sla.quantile(1) < 3600
 
 
 async def test_a_tenant_that_waits_for_its_rate_holds_no_other_back(run: Run, read: Read, until: Until) -> None:
@@ -550,7 +553,7 @@ async def test_past_its_budget_a_tenant_may_wait_for_the_next_day(run: Run, read
     assert told.until == next_day(today[0])
     assert ("own", b"x") in waiting[0].headers
     assert stage.count("weir_rows_deferred_total") == 2
-    assert stage.count("weir_verdicts_total") == 1
+    assert stage.count("weir_verdicts_total") == stage.count("weir_sla_rows_total") == 1
 
     today[0] = told.until
     await acked(await stage.put_deferred(waiting[0].value, waiting[0].key, waiting[0].headers))
