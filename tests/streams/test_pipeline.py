@@ -79,6 +79,23 @@ def test_the_shipped_files_load(shipped: Path) -> None:
     assert (pipelines["community-moderation"].sla_seconds, pipelines["ticket-triage"].sla_seconds) == (30, 300)
 
 
+def test_the_stages_of_a_review_of_calls(shipped: Path) -> None:
+    review = load(shipped / "call-review.yaml")
+    assert [(stage.name, stage.task, review.reads(stage)) for stage in review.stages] == [
+        ("assemble", "assemble", "calls.turns"),
+        ("exchanges", "cut", "calls.transcripts"),
+        ("claims", "cut", "calls.exchanges"),
+        ("check", "check", "calls.claims"),
+        ("summarize", "summarize", "calls.transcripts"),
+    ]
+    assert [stage.about() for stage in review.stages[:3]] == [
+        "turns into calls, closed after 30m of silence",
+        "into exchanges, answers of agent",
+        "into claims, answers of agent",
+    ]
+    assert review.sla_seconds == 3 * 3600
+
+
 def test_what_is_left_out_has_a_default(write: Write) -> None:
     pipeline = load(write(GOOD))
     first, second = pipeline.stages
@@ -202,6 +219,26 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "two stages of one name": ("name: sort", "name: moderate", r"1: file: two stages are named 'moderate'"),
     "a topic read and written": ("source: messages", "source: verdicts", r"1: file: stage 'moderate' reads and writes"),
+    "two tasks": (
+        "    writes: verdicts",
+        "    writes: verdicts\n    assemble: {silence: 1m}",
+        r"6: stages\.0: a stage has one of judge, cut and assemble",
+    ),
+    "nothing to escalate": (
+        GOOD[GOOD.index("    judge:\n      operator: classify") :],
+        "    cut: {into: claims, answers: [agent]}\n    escalate: {writes: people}\n",
+        r"24: stages\.1: only a stage that judges can escalate",
+    ),
+    "cut into words": (
+        GOOD[GOOD.index("    judge:\n      operator: classify") :],
+        "    cut: {into: words, answers: [agent]}\n",
+        r"27: stages\.1\.cut\.into: Input should be 'exchanges' or 'claims'",
+    ),
+    "a prompt with a space": (
+        "    writes: verdicts",
+        "    writes: verdicts\n    prompt: version 4",
+        r"8: stages\.0\.prompt: String should match pattern",
+    ),
     "one class": (
         "        - name: other\n          definition: the rest\n",
         "",
