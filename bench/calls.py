@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from bench import traffic
 from bench.instant_engine import InstantEngine
 from bench.stand import Stand, stand
 from sinks import clickhouse
@@ -112,7 +113,7 @@ def _run(
         started_for = _tokens(engine)  # what each start of a worker takes, to measure the model's bias
     messages = _messages(calls, repeats, chance)
     console.print(f"{len(calls):,} calls, {len(messages):,} messages, shuffled")
-    asyncio.run(_publish(place, messages))
+    asyncio.run(traffic.publish(place.settings, place.source, messages))
     started = time.monotonic()
     for kill in range(kills):
         with place.worker() as worker:
@@ -143,15 +144,6 @@ def _messages(calls: Sequence[Call], repeats: float, chance: random.Random) -> l
     messages += chance.sample(messages, int(len(messages) * repeats))
     chance.shuffle(messages)
     return messages
-
-
-async def _publish(place: Stand, messages: Sequence[dict[str, Any]]) -> None:
-    async with AIOKafkaProducer(**client_options(place.settings), acks="all", linger_ms=20) as producer:
-        sent = [
-            await producer.send(place.source, orjson.dumps(message), str(message["thread"]).encode())
-            for message in messages
-        ]
-        await asyncio.gather(*sent)
 
 
 async def _assembled(place: Stand, calls: int, console: Console) -> dict[str, dict[str, list[Any]]]:
@@ -222,9 +214,9 @@ def _tokens(engine: str) -> int:
     """Tokens that the engine has read and written since it started."""
     with urllib.request.urlopen(f"{engine}/metrics") as answer:
         page = answer.read().decode()
-    names = ("vllm:prompt_tokens", "vllm:generation_tokens")
-    families = [f for f in text_string_to_metric_families(page) if f.name in names]
-    return int(sum(sample.value for family in families for sample in family.samples))
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    samples = [s for family in text_string_to_metric_families(page) for s in family.samples if s.name in names]
+    return int(sum(sample.value for sample in samples))
 
 
 def _until(reached: Any) -> None:
