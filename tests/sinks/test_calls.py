@@ -79,19 +79,24 @@ async def test_a_call_that_nobody_knows(calls: Calls, put: Put, said: Said) -> N
 
 async def test_many_are_found_at_once(put: Put, said: Said, calls: Calls) -> None:
     keys = [KEY._replace(call=f"call-{n}", partition=n % 3, tenant=f"t-{n % 2}") for n in range(30)]
-    for n, key in enumerate(keys):
-        put(*said(n, **key._asdict()))
+    put(*(row for n, key in enumerate(keys) for row in said(n, **key._asdict())))
     found = await asyncio.gather(*(calls.find(key) for key in keys))
     assert [[turn.number for turn in one.turns] for one in found if one is not None] == [[n] for n in range(30)]
 
 
-async def test_a_turn_that_was_written_twice_stands_once(put: Put, said: Said, calls: Calls) -> None:
+async def test_a_turn_that_was_written_twice_stands_once(
+    put: Put, said: Said, make: Make, calls: Calls, tables: Client
+) -> None:
+    tables.command("SYSTEM STOP MERGES")
     put(*said(0))
     put(*said(0))
     found = await calls.find(KEY)
     assert found is not None
     assert len(found.turns) == 1
     assert await calls.open("turns", 3, BEFORE) == [KEY]
+    put(make(CallRow, messages=1))
+    assert await calls.open("turns", 3, BEFORE) == []
+    tables.command("SYSTEM START MERGES")
 
 
 async def test_more_turns_than_a_query_takes(put: Put, said: Said, calls: Calls) -> None:

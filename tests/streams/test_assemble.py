@@ -216,19 +216,23 @@ async def test_a_call_that_does_not_end_is_closed_after_a_silence(
     start: Start, read: Read, store: StoreSettings, until: Until, settled: Callable[[], Awaitable[None]]
 ) -> None:
     stage = await start()
+    await acked(stage.turn(0, call="c-3"))
     await acked(stage.turn(0), stage.turn(3, final=True))
     stage.time.seconds += 59
     await acked(stage.turn(1))
-    stage.time.seconds += 59  # since the last turn that is too little
     await acked(stage.turn(0, call="c-2"))
+    stage.time.seconds += 30
+    await acked(stage.turn(1, call="c-3"), stage.turn(1, call="c-2"))
+    stage.time.seconds += 29  # since the last turn that is too little
     await settled()
-    assert stage.count("weir_calls_open") == 2
+    assert stage.count("weir_calls_open") == 3
     assert stage.count("weir_calls_closed_total") == 0
     stage.time.seconds += 2
     (found,) = await read(stage.writes, 1)
     assert [number for number, _ in spoken(found)] == [0, 1, 3]
     await until(lambda: not stage.is_open())
     assert stage.is_open("c-2")
+    assert stage.is_open("c-3")
     assert rows(store, stage, "turns, missing, closed_by") == [(3, 1, "silence")]
     assert stage.count("weir_calls_closed_total", closed_by="silence") == 1
 

@@ -48,7 +48,14 @@ def test_any_order_and_repetition_gives_the_same_call(order: list[StoredTurn], r
     assert call.complete(0)
 
 
-CORRECTED = [turn(0), turn(1), turn(1, "other words", offset=7), turn(1, "words", offset=9), turn(2, final=True)]
+CORRECTED = [
+    turn(0),
+    turn(0, offset=6),
+    turn(1),
+    turn(1, "other words", offset=7),
+    turn(1, "words", offset=9),
+    turn(2, final=True),
+]
 
 
 @given(st.permutations(CORRECTED))
@@ -58,7 +65,7 @@ def test_messages_that_are_stored_in_any_order_give_the_same_call(order: list[St
     for one in [*order, *order]:
         call.add(one)
     assert call.turns() == [turn(0), turn(1, "words", offset=9), turn(2, final=True)]
-    assert len(call.messages) == 5
+    assert len(call.messages) == 6
 
 
 def test_of_two_messages_for_a_turn_the_last_that_says_more_counts() -> None:

@@ -112,13 +112,13 @@ def test_lineage_leads_to_the_turns_and_to_what_was_said_before(call: Event) -> 
 
 def test_a_whole_call_that_was_published_as_one(event: GetEvent) -> None:
     """Its turns have neither numbers nor rows nor times: they are counted, and lineage leads to the call."""
-    said = [{"speaker": speaker, "text": text} for speaker, text in CALL[1:3]]
+    said = [{"speaker": speaker, "text": text} for speaker, text in CALL[1:6]]
     call = event("", turns=said, time=BEGAN.isoformat())
-    chosen = settings_of("exchanges")
-    (piece,) = cut(chosen, SmallTalk(TALK), call).kept
-    assert [turn.turn for turn in piece.message.turns] == [0, 1]
-    assert piece.parents == [(call.row_id, "input")]
-    assert piece.message.time == BEGAN
+    found = cut(settings_of("exchanges"), SmallTalk(TALK), call).kept
+    assert [[turn.turn for turn in piece.message.turns] for piece in found] == [[0, 1], [2, 3, 4]]
+    for piece in found:
+        assert piece.parents == [(call.row_id, "input")]
+        assert piece.message.time == BEGAN
     numbered = event("", turns=[{**said[0], "turn": 7}, said[1]])
     assert [turn.turn for turn in pieces(numbered, "exchanges")[0][0].turns] == [7, 8]
 

@@ -177,10 +177,21 @@ async def test_a_document_that_never_comes(start: Start, engine: Any) -> None:
     assert engine.seen == []
 
 
-async def test_a_document_that_comes_a_moment_later_is_waited_for(start: Start, engine: Any, until: Until) -> None:
+async def test_a_document_that_comes_a_moment_later_is_waited_for(
+    start: Start, engine: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
     review = await start(wait="1h")
+    documents = review.check.services.documents
+    looked = []
+    find = documents.find
+
+    async def count_and_find(*key: Any) -> Any:
+        looked.append(key)
+        return await find(*key)
+
+    monkeypatch.setattr(documents, "find", count_and_find)
     claim = review.claim()
-    await until(lambda: review.check.count("weir_rows_in_flight") == 1)
+    await until(lambda: len(looked) == 2)
     assert not claim.acked.is_set()
     await review.document("Towing: spam")
     await acked(claim)
@@ -241,6 +252,7 @@ async def test_a_withdrawn_document_is_none(start: Start, engine: Any) -> None:
     findings = sorted(await review.findings(2), key=lambda one: str(one["event_time"]))
     assert findings[0]["label"] == "supported"
     assert without_a_document(findings[1])
+    assert [len(one["parents"]) for one in findings] == [2, 1]
     assert len(engine.seen) == 1
 
 
