@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from faust.types import TP
@@ -52,6 +52,9 @@ from streams.usage import UsageLedger
 from streams.web import WebServer
 from streams.window import Window
 
+if TYPE_CHECKING:
+    from streams.openlineage import RunEvents
+
 log = logging.getLogger(__name__)
 
 _COMMIT_SECONDS = 1.0
@@ -82,6 +85,7 @@ class Worker:
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
+        self._runs = _run_events(settings, pipelines, self._metrics) if settings.openlineage_url else None
         self._engine = OpenAiEngine(settings.engine, on_retry=self._retried, on_limit=self._metrics.engine_limit.set)
         self._metrics.engine_breaker.set_function(lambda: self._engine.breaker_state != "closed")
         self._metrics.engine_in_flight.set_function(lambda: self._engine.in_flight)
@@ -177,7 +181,8 @@ class Worker:
                 starting = asyncio.create_task(self._connect(stack))
                 await self._first(starting, self._stopping.wait())
                 if not self._stopping.is_set():
-                    await self._consume()
+                    async with self._run_events():
+                        await self._consume()
         if self._fatal is not None:
             raise self._fatal
 
@@ -245,6 +250,27 @@ class Worker:
         await _finish_rows(seconds if self._fatal is None else min(seconds, _REVOKE_SECONDS), windows)
         for agent in self._agents:
             agent.cancel()
+
+    @asynccontextmanager
+    async def _run_events(self) -> AsyncIterator[None]:
+        """Tell a catalogue that runs begin, and how they end."""
+        runs = self._runs
+        if runs is None:
+            yield
+            return
+        runs.start()
+        try:
+            yield
+        except Exception as error:
+            runs.fail(error)
+            raise
+        else:
+            if self._fatal is None:
+                runs.complete()
+            else:
+                runs.fail(self._fatal)
+        finally:
+            await runs.close()
 
     def _start_beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Let this run until the worker stops; stop the worker if it fails."""
@@ -352,6 +378,17 @@ class Worker:
     def _committed(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             self._metrics.committed.labels(tp.topic, tp.partition).set(offset)
+
+
+def _run_events(settings: Settings, pipelines: Sequence[Pipeline], metrics: Metrics) -> "RunEvents":
+    """Raises WorkerMisconfigured if the extra is not installed."""
+    try:
+        from streams.openlineage import RunEvents
+    except ModuleNotFoundError as error:
+        raise WorkerMisconfigured(
+            f"WEIR_OPENLINEAGE_URL needs the extra `openlineage`: pip install 'weir[openlineage]' ({error})"
+        ) from error
+    return RunEvents(settings, pipelines, metrics)
 
 
 def _document_agents(pipelines: Sequence[Pipeline], services: Services) -> list[Agent]:

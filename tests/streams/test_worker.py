@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -67,6 +68,15 @@ async def test_a_budget_in_dollars_needs_prices(given: dict[str, Any], shipped: 
     with pytest.raises(WorkerMisconfigured, match="usd_per_day"):
         Worker(Settings(**given), pipelines)
     Worker(Settings(**given, gpu_hour_usd=2), pipelines)
+
+
+async def test_without_the_extra_for_run_events_the_worker_says_what_to_install(
+    given: dict[str, Any], shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "streams.openlineage", raising=False)
+    monkeypatch.setitem(sys.modules, "openlineage.client.event_v2", None)
+    with pytest.raises(WorkerMisconfigured, match=r"pip install 'weir\[openlineage\]'"):
+        Worker(Settings(**given, openlineage_url="http://catalogue:5000"), load_all([shipped]))
 
 
 async def health(port: int) -> dict[str, Any] | None:
