@@ -102,7 +102,10 @@ class LineageEdgeRow(NamedTuple):
 
 
 class PromptRow(NamedTuple):
-    """A prompt as a worker used it, so that a hash leads back to the words."""
+    """A prompt as a worker used it, so that a hash leads back to the words.
+
+    prompt_version: the name that the pipeline file gives to it.
+    """
 
     prompt_hash: str
     model: str
@@ -113,6 +116,7 @@ class PromptRow(NamedTuple):
     labels: list[str]
     text: str
     used_at: datetime
+    prompt_version: str = ""
 
 
 class EngineUsageRow(NamedTuple):

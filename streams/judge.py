@@ -113,6 +113,7 @@ class JudgeAgent(Agent):
                     labels=list(identity.labels),
                     text=identity.prompt_text,
                     used_at=datetime.now(UTC),
+                    prompt_version=self._stage.prompt,
                 )
             ]
         )

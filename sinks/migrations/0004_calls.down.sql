@@ -2,12 +2,14 @@
 
 ALTER TABLE verdicts_raw DROP INDEX IF EXISTS model_set;
 ALTER TABLE verdicts_raw DROP INDEX IF EXISTS prompt_set;
+DROP VIEW IF EXISTS verdict_versions;
 DROP TABLE IF EXISTS verdict_versions_raw;
 DROP VIEW IF EXISTS calls;
 DROP VIEW IF EXISTS documents;
 DROP TABLE IF EXISTS calls_raw;
 DROP TABLE IF EXISTS turns_raw;
 DROP TABLE IF EXISTS documents_raw;
+ALTER TABLE prompts_raw DROP COLUMN IF EXISTS prompt_version;
 ALTER TABLE verdicts_raw DROP COLUMN IF EXISTS prompt_version;
 ALTER TABLE source_rows_raw DROP COLUMN IF EXISTS attributes;
 
@@ -24,3 +26,6 @@ SELECT
     mapFromArrays(arraySlice(p.labels, 1, length(v.scores)), arraySlice(v.scores, 1, length(p.labels))) AS scores
 FROM (SELECT * FROM verdicts_raw FINAL) AS v
 LEFT ANY JOIN (SELECT prompt_hash, any(labels) AS labels FROM prompts_raw GROUP BY prompt_hash) AS p USING (prompt_hash);
+
+CREATE OR REPLACE VIEW prompts AS
+SELECT * FROM prompts_raw FINAL;

@@ -3,6 +3,7 @@
 
 ALTER TABLE source_rows_raw ADD COLUMN IF NOT EXISTS attributes String CODEC(ZSTD(1));
 ALTER TABLE verdicts_raw ADD COLUMN IF NOT EXISTS prompt_version LowCardinality(String);
+ALTER TABLE prompts_raw ADD COLUMN IF NOT EXISTS prompt_version LowCardinality(String);
 
 CREATE TABLE IF NOT EXISTS documents_raw
 (
@@ -53,7 +54,8 @@ CREATE TABLE IF NOT EXISTS calls_raw
     closed_by LowCardinality(String),
     started DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
     ended DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
-    closed_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1))
+    closed_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
+    INDEX row_id_filter row_id TYPE bloom_filter GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree(closed_at)
 ORDER BY (topic, `partition`, call, tenant, messages, row_id);
@@ -68,12 +70,6 @@ SELECT toUUID(leftPad(hex(row_id), 32, '0')) AS row_uuid, *
 FROM calls_raw FINAL
 ORDER BY messages DESC, closed_at DESC
 LIMIT 1 BY topic, tenant, call;
-
--- Verdicts that were replaced by those of another prompt, as `weir rerun` keeps them.
-CREATE TABLE IF NOT EXISTS verdict_versions_raw AS verdicts_raw
-ENGINE = ReplacingMergeTree(judged_at)
-PARTITION BY toYYYYMM(event_time)
-ORDER BY (pipeline, stage, row_id, prompt_hash, model, pipeline_version);
 
 -- A view has the columns that its tables had when it was made.
 CREATE OR REPLACE VIEW source_rows AS
@@ -90,6 +86,29 @@ SELECT
 FROM (SELECT * FROM verdicts_raw FINAL) AS v
 LEFT ANY JOIN (SELECT prompt_hash, any(labels) AS labels FROM prompts_raw GROUP BY prompt_hash) AS p USING (prompt_hash);
 
+CREATE OR REPLACE VIEW prompts AS
+SELECT * FROM prompts_raw FINAL;
+
 -- To find what a prompt or a model judged.
 ALTER TABLE verdicts_raw ADD INDEX IF NOT EXISTS prompt_set prompt_hash TYPE set(16) GRANULARITY 4;
 ALTER TABLE verdicts_raw ADD INDEX IF NOT EXISTS model_set model TYPE set(16) GRANULARITY 4;
+
+-- Verdicts that gave way to those of another prompt, as `weir rerun` keeps them.
+CREATE TABLE IF NOT EXISTS verdict_versions_raw AS verdicts_raw
+ENGINE = ReplacingMergeTree(judged_at)
+PARTITION BY toYYYYMM(event_time)
+ORDER BY (pipeline, stage, row_id, prompt_hash, model, pipeline_version);
+
+-- All versions of a verdict. One that was kept and is not replaced yet is the current one, and stands once.
+CREATE VIEW IF NOT EXISTS verdict_versions AS
+SELECT toUUID(leftPad(hex(row_id), 32, '0')) AS row_uuid, true AS current, *
+FROM verdicts_raw FINAL
+UNION ALL
+SELECT toUUID(leftPad(hex(row_id), 32, '0')) AS row_uuid, false AS current, *
+FROM verdict_versions_raw FINAL
+WHERE (pipeline, stage, row_id, prompt_hash, model, pipeline_version) NOT IN
+(
+    SELECT pipeline, stage, row_id, prompt_hash, model, pipeline_version
+    FROM verdicts_raw FINAL
+    WHERE row_id IN (SELECT row_id FROM verdict_versions_raw)
+);

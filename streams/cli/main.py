@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TextIO
-from uuid import UUID
 
 import orjson
 import typer
@@ -15,13 +14,13 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from inference.errors import EngineMisconfigured, EngineUnavailable
-from sinks import clickhouse, lineage, migrate
+from sinks import migrate
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
 from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
-from streams.cli.lineage_tree import render
+from streams.cli.lineage import lineage_command
 from streams.errors import WorkerMisconfigured
 
 PIPELINES = Path(__file__).parents[2] / "deploy" / "pipelines"
@@ -45,6 +44,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
+app.command("lineage")(lineage_command)
 
 PipelinesOption = Annotated[
     list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
@@ -206,29 +206,6 @@ def tail(
                     return
 
     run_async(show())
-
-
-@app.command("lineage")
-def lineage_command(
-    row_id: Annotated[UUID, typer.Argument(help="Row id of a verdict or an event.", metavar="ROW_ID")],
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a tree.")] = False,
-) -> None:
-    """Show what a row was made from."""
-    store = load_settings("clickhouse").store
-    client = clickhouse.connect(store)
-    try:
-        node = lineage.ancestors(client, row_id)
-    except clickhouse.UNAVAILABLE as error:
-        raise clickhouse.store_error(error, store.url) from error
-    finally:
-        client.close()
-    if node is None:
-        typer.echo(f"weir: no row {row_id}", err=True)
-        raise typer.Exit(1)
-    if as_json:
-        typer.echo(orjson.dumps(node.as_dict()).decode())
-    else:
-        Console().print(render(node))
 
 
 @schema_app.command("pipeline")

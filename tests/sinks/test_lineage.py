@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from sinks.lineage import LineageNode, ancestors
+from sinks.lineage import LineageNode, ancestors, descendants
 from sinks.rows import TABLES, AnyRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
 
 Make = Callable[..., Any]
@@ -21,7 +21,7 @@ def put(client: Client, *rows: AnyRow) -> None:
 
 
 def shape(node: LineageNode) -> tuple[Any, ...]:
-    return (UUID(node.row_id).int, node.role, node.kind, [shape(parent) for parent in node.parents])
+    return (UUID(node.row_id).int, node.role, node.kind, [shape(linked) for linked in node.linked])
 
 
 @pytest.fixture
@@ -138,3 +138,21 @@ def test_the_tree_is_json(judged: Client, verdict: VerdictRow) -> None:
     assert set(tree) == {"row_id", "kind", "role", "facts", "parents"}
     assert tree["parents"][0]["facts"]["text"] == "words 43"
     assert tree["row_id"] == str(UUID(int=verdict.row_id))
+
+
+def test_a_judgement_that_is_taken_over_in_turn_ends_the_way(
+    judged: Client, make: Make, words: list[SourceRow], verdict: VerdictRow
+) -> None:
+    """After a rerun a verdict may take its judgement from one that took it from it before."""
+    other = make(VerdictRow, row_id=verdict.row_id + 1, source_row_id=words[0].row_id, reused_from=verdict.row_id)
+    put(judged, other, make(LineageEdgeRow, child=other.row_id, parent=words[0].row_id))
+    for child, parent in ((verdict, other), (other, verdict)):
+        put(judged, make(LineageEdgeRow, child=child.row_id, parent=parent.row_id, kind="reused"))
+    node = ancestors(judged, UUID(int=other.row_id))
+    assert node is not None
+    assert [parent.role for parent in node.parents] == ["input", "reused"]
+    assert [parent.role for parent in node.parents[1].parents] == ["input", "context", "context"]  # it asked the model
+    assert node.parents[1].parents[1].repeated  # the words of the one are context of the other
+    below = descendants(judged, UUID(int=verdict.row_id))
+    assert below is not None
+    assert shape(below) == (verdict.row_id, "", "verdict", [(other.row_id, "reused", "verdict", [])])
