@@ -36,7 +36,7 @@ from sinks import clickhouse
 from streams import pipeline
 from streams.cli.main import PIPELINES
 from streams.kafka import client_options
-from streams.produce import read_rows
+from streams.produce import Producer, read_rows
 from streams.turns import turns_of
 
 REVIEW = PIPELINES / "call-review.yaml"
@@ -46,6 +46,9 @@ _QUIET_SECONDS = 5.0
 _STALLED_SECONDS = 90.0
 
 _TOKENS_STORED = "SELECT sum(input_tokens + output_tokens) FROM inference_calls_raw FINAL"
+
+# For calls that name none: without a document no model is asked.
+_DOCUMENT = {"id": "terms", "text": "Tow: 15 miles\nRental car: $30 per day, at most 30 days\nGlass deductible: $100"}
 
 Call = dict[str, Any]
 
@@ -111,6 +114,7 @@ def _run(
 ) -> Outcome:
     with place.worker():
         started_for = _tokens(engine)  # what each start of a worker takes, to measure the model's bias
+    asyncio.run(_publish_document(place))
     messages = _messages(calls, repeats, chance)
     console.print(f"{len(calls):,} calls, {len(messages):,} messages, shuffled")
     asyncio.run(traffic.publish(place.settings, place.source, messages))
@@ -140,10 +144,17 @@ def _run(
 
 def _messages(calls: Sequence[Call], repeats: float, chance: random.Random) -> list[dict[str, Any]]:
     began = datetime.now(UTC) - _BEGAN
-    messages = [message for call in calls for message in turns_of(call, began)]
+    messages = [message for call in calls for message in turns_of({"documents": [_DOCUMENT["id"]]} | call, began)]
     messages += chance.sample(messages, int(len(messages) * repeats))
     chance.shuffle(messages)
     return messages
+
+
+async def _publish_document(place: Stand) -> None:
+    documents = pipeline.load(place.file).documents
+    assert documents is not None
+    async with Producer(place.settings, "/bench") as producer:
+        await producer.publish(documents.topic, _DOCUMENT, key=str(_DOCUMENT["id"]))
 
 
 async def _assembled(place: Stand, calls: int, console: Console) -> dict[str, dict[str, list[Any]]]:
