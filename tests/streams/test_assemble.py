@@ -220,9 +220,9 @@ async def test_a_call_that_does_not_end_is_closed_after_a_silence(
     await acked(stage.turn(0), stage.turn(3, final=True))
     stage.time.seconds += 59
     await acked(stage.turn(1))
-    await acked(stage.turn(0, call="c-2"))
+    await acked(stage.turn(0, call="c-2"), stage.turn(1, call="c-3"))
     stage.time.seconds += 30
-    await acked(stage.turn(1, call="c-3"), stage.turn(1, call="c-2"))
+    await acked(stage.turn(2, call="c-3"), stage.turn(1, call="c-2"))
     stage.time.seconds += 29  # since the last turn that is too little
     await settled()
     assert stage.count("weir_calls_open") == 3
