@@ -43,7 +43,7 @@ VERSIONED_BY = {
 KEPT = {"prompts_raw", "documents_raw", "turns_raw", "calls_raw"}  # not by months: they are not for dropping
 COPIES = {"verdict_versions_raw": "verdicts_raw"}  # tables with the columns of another one
 VIEWED = SORTED_BY.keys() - {"turns_raw"} - COPIES.keys()
-VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups"}
+VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions"}
 
 NewDatabase = Callable[[], StoreSettings]
 Make = Callable[..., Any]

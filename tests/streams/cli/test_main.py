@@ -223,7 +223,7 @@ def test_lineage_of_a_row(weir: Weir, store: StoreSettings) -> None:
     status, out, _ = weir("lineage", uuid_text(parent + 1))
     assert status == 0
     assert "not in the store" in out
-    assert "└── input “hello”" in out
+    assert "└── input message, ann: “hello”" in out
     tree = json.loads(weir("lineage", uuid_text(parent + 1), "--json")[1])
     assert (tree["kind"], tree["parents"][0]["facts"]["text"]) == ("missing", "hello")
     missing = uuid_text(5)
