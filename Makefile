@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit chaos bench bench-memory bench-injection docs lock clean
+.PHONY: help setup demo test lint unit chaos bench bench-memory bench-injection load-calls docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench-memory: $(READY) ## a worker's memory under a backlog of a million events
 
 bench-injection: $(READY) ## how many prompt injections change a verdict
 	$(PYTHON) -m bench.injection $(ARGS)
+
+load-calls: $(READY) ## a file of transcripts as turns through the review of calls: DATA=FILE ARGS="--kills 2"
+	@$(PYTHON) -m bench.calls $(DATA) $(ARGS)
 
 docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 	$(BIN)/weir schema pipeline > deploy/pipelines/pipeline.schema.json

@@ -14,25 +14,29 @@ import signal
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from bench import traffic
 from bench.instant_engine import InstantEngine
 from bench.stand import Stand, stand
 from sinks import clickhouse
 from streams import pipeline
 from streams.cli.main import PIPELINES
 from streams.kafka import client_options
-from streams.produce import read_rows
+from streams.produce import Producer, read_rows
 from streams.turns import turns_of
 
 REVIEW = PIPELINES / "call-review.yaml"
@@ -40,6 +44,11 @@ REVIEW = PIPELINES / "call-review.yaml"
 _BEGAN = timedelta(hours=1)  # ago
 _QUIET_SECONDS = 5.0
 _STALLED_SECONDS = 90.0
+
+_TOKENS_STORED = "SELECT sum(input_tokens + output_tokens) FROM inference_calls_raw FINAL"
+
+# For calls that name none: without a document no model is asked.
+_DOCUMENT = {"id": "terms", "text": "Tow: 15 miles\nRental car: $30 per day, at most 30 days\nGlass deductible: $100"}
 
 Call = dict[str, Any]
 
@@ -50,7 +59,8 @@ class Outcome:
 
     calls: that came together. turns: in them. lost: turns that no call has. duplicated: turns that stand in a call
     twice, and calls that came together more than once in different ways. repeated: messages that said again what one
-    before them said. killed: workers. open: calls that were being put together at once, at most.
+    before them said. killed: workers. tokens: that the engine read and wrote for rows, by its own count;
+    tokens_spent_twice: those of them that no stored call to the engine has, because a worker was killed on the way.
     """
 
     calls: int = 0
@@ -61,6 +71,8 @@ class Outcome:
     killed: int = 0
     findings: int = 0
     summaries: int = 0
+    tokens: int = 0
+    tokens_spent_twice: int = 0
     seconds: float = 0.0
     turns_a_second: float = 0.0
     wrong: list[str] = field(default_factory=list)
@@ -86,25 +98,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weir-")))
         engine = stack.enter_context(InstantEngine(folder))
         place = stack.enter_context(stand(chosen.broker, engine.url, folder, REVIEW))
-        outcome = _run(place, calls, chosen.kills, chosen.repeats, random.Random(chosen.seed), console)
+        outcome = _run(engine.url, place, calls, chosen.kills, chosen.repeats, random.Random(chosen.seed), console)
     print(orjson.dumps(asdict(outcome)).decode())
     return 0 if outcome.good else 1
 
 
 def _run(
-    place: Stand, calls: Sequence[Call], kills: int, repeats: float, chance: random.Random, console: Console
+    engine: str,
+    place: Stand,
+    calls: Sequence[Call],
+    kills: int,
+    repeats: float,
+    chance: random.Random,
+    console: Console,
 ) -> Outcome:
+    with place.worker():
+        started_for = _tokens(engine)  # what each start of a worker takes, to measure the model's bias
+    asyncio.run(_publish_document(place))
     messages = _messages(calls, repeats, chance)
     console.print(f"{len(calls):,} calls, {len(messages):,} messages, shuffled")
-    asyncio.run(_publish(place, messages))
+    asyncio.run(traffic.publish(place.settings, place.source, messages))
     started = time.monotonic()
     for kill in range(kills):
         with place.worker() as worker:
-            wanted = len(messages) * (kill + 1) // (kills + 1)
-            _until(lambda wanted=wanted: _turns_stored(place) >= wanted)  # type: ignore[misc]
+            # The first one while turns come together, the others while claims are checked.
+            progress, enough = (_turns_stored, len(messages) // 2) if not kill else (_findings, kill * len(calls))
+            _until(partial(_has, progress, place, enough))
             worker.signal(signal.SIGKILL)
             worker.wait()
-            console.print(f"killed a worker with {_turns_stored(place):,} turns stored")
+            console.print(f"killed a worker with {_turns_stored(place):,} turns and {_findings(place):,} findings")
     with place.worker():
         seen = asyncio.run(_assembled(place, len(calls), console))
         took = time.monotonic() - started
@@ -115,24 +137,24 @@ def _run(
     outcome.turns_a_second = outcome.turns / took
     outcome.repeated = len(messages) - sum(len(call["turns"]) for call in calls)
     outcome.findings, outcome.summaries = _stored(place)
+    outcome.tokens = _tokens(engine) - (kills + 2) * started_for
+    outcome.tokens_spent_twice = outcome.tokens - _count(place, _TOKENS_STORED)
     return outcome
 
 
 def _messages(calls: Sequence[Call], repeats: float, chance: random.Random) -> list[dict[str, Any]]:
     began = datetime.now(UTC) - _BEGAN
-    messages = [message for call in calls for message in turns_of(call, began)]
+    messages = [message for call in calls for message in turns_of({"documents": [_DOCUMENT["id"]]} | call, began)]
     messages += chance.sample(messages, int(len(messages) * repeats))
     chance.shuffle(messages)
     return messages
 
 
-async def _publish(place: Stand, messages: Sequence[dict[str, Any]]) -> None:
-    async with AIOKafkaProducer(**client_options(place.settings), acks="all", linger_ms=20) as producer:
-        sent = [
-            await producer.send(place.source, orjson.dumps(message), str(message["thread"]).encode())
-            for message in messages
-        ]
-        await asyncio.gather(*sent)
+async def _publish_document(place: Stand) -> None:
+    documents = pipeline.load(place.file).documents
+    assert documents is not None
+    async with Producer(place.settings, "/bench") as producer:
+        await producer.publish(documents.topic, _DOCUMENT, key=str(_DOCUMENT["id"]))
 
 
 async def _assembled(place: Stand, calls: int, console: Console) -> dict[str, dict[str, list[Any]]]:
@@ -177,6 +199,14 @@ def _turns_stored(place: Stand) -> int:
     return _count(place, "SELECT uniqExact(row_id) FROM turns_raw")
 
 
+def _findings(place: Stand) -> int:
+    return _stored(place)[0]
+
+
+def _has(progress: Callable[[Stand], int], place: Stand, enough: int) -> bool:
+    return progress(place) >= enough
+
+
 def _stored(place: Stand) -> tuple[int, int]:
     """Findings and summaries."""
     sql = "SELECT uniqExact(row_id) FROM verdicts_raw WHERE operator = '{}'"
@@ -189,6 +219,15 @@ def _count(place: Stand, sql: str) -> int:
         return int(client.query(sql).result_rows[0][0])
     finally:
         client.close()
+
+
+def _tokens(engine: str) -> int:
+    """Tokens that the engine has read and written since it started."""
+    with urllib.request.urlopen(f"{engine}/metrics") as answer:
+        page = answer.read().decode()
+    names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    samples = [s for family in text_string_to_metric_families(page) for s in family.samples if s.name in names]
+    return int(sum(sample.value for sample in samples))
 
 
 def _until(reached: Any) -> None:

@@ -1,16 +1,18 @@
 """An engine that answers at once: vLLM's completions API without a model, so that everything around the model shows.
 
-    python -m bench.instant_engine --port P [--delay SECONDS]
+    python -m bench.instant_engine --port P [--delay SECONDS] [--answers FILE.jsonl]
 
 The shape of its answers is that of vLLM 0.32, recorded in tests/inference/recorded. Its scores depend on a hash of the
-prompt. A prompt counts as one token for four bytes, and a label as one token. `/metrics` has vLLM's names; there, as in
-vLLM, each prompt of a request is a request.
+prompt, or are on record: a line of FILE has the `text` of a message or claim and the `word` that is the answer to it. A
+prompt counts as one token for four bytes, and a label as one token. `/metrics` has vLLM's names; there, as in vLLM,
+each prompt of a request is a request.
 """
 
 import argparse
 import asyncio
 import random
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -29,16 +31,21 @@ _ID = b"10000,"  # as long as a token id of a vocabulary of 100,000 is
 _IDS = _ID * CONTEXT_TOKENS
 _LARGEST_BODY = 64 * 1024 * 1024
 _LABEL_IDS = 1_000_000  # below are the ids of ordinary text
+_SURE, _UNLIKELY = -0.02, -5.0
 
 
 class InstantEngine(ChildProcess):
     """The engine as a child process, ready when the constructor returns."""
 
-    def __init__(self, data: Path, delay: float = 0.0) -> None:
-        """data: folder for its log. delay: seconds that every request for completions takes. Raises ProcessFailed."""
+    def __init__(self, data: Path, delay: float = 0.0, answers: Path | None = None) -> None:
+        """data: folder for its log. delay: seconds that every request for completions takes. answers: those on record.
+
+        Raises ProcessFailed.
+        """
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         argv = [sys.executable, "-m", "bench.instant_engine", "--port", str(port), "--delay", str(delay)]
+        argv += ["--answers", str(answers)] if answers else []
         super().__init__("instant engine", argv, data / "engine.log")
         self.wait_ready(lambda: http_ok(f"{self.url}/health"), 30)
 
@@ -46,8 +53,13 @@ class InstantEngine(ChildProcess):
 class Answers:
     """The bytes of each answer, made of parts that are made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: Mapping[str, str], labels: Mapping[str, int]) -> None:
+        """recorded: text to the word that answers it. labels: words to their token ids, as they become known."""
         self._variants: dict[tuple[int, ...], list[bytes]] = {}
+        self._recorded = recorded
+        self._labels = labels
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
 
     def of(self, body: dict[str, Any]) -> bytes:
         """The answer to a request for completions."""
@@ -65,22 +77,37 @@ class Answers:
                 if body.get("return_token_ids")
                 else (b'"token_ids":null,"prompt_token_ids":null',)
             )
-            choices.append(b"".join((b'{"index":%d,' % index, variants[crc32(data) % _VARIANTS], *ids, b"}")))
+            choice = self._on_record(prompt, tuple(body.get("logprob_token_ids") or ()))
+            choices.append(b"".join((b'{"index":%d,' % index, choice or variants[crc32(data) % _VARIANTS], *ids, b"}")))
+        self.prompt_tokens += tokens
+        self.generated_tokens += len(prompts)
         return (
             b'{"id":"cmpl-0","object":"text_completion","created":0,"model":"%s","choices":[%s],"usage":{'
             b'"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":0}}}'
         ) % (MODEL.encode(), b",".join(choices), tokens, len(prompts), tokens + len(prompts))
 
+    def _on_record(self, prompt: Any, labels: tuple[int, ...]) -> bytes:
+        """The choice that is on record for a prompt; empty for none."""
+        if not self._recorded or not isinstance(prompt, str):
+            return b""
+        line = prompt.rpartition("\n")[0].rpartition("\n")[2]
+        word = next((word for text, word in self._recorded.items() if line.endswith(text)), None)
+        if word is None:
+            return b""
+        return _choice(labels, {i: _SURE if i == self._labels.get(f" {word}") else _UNLIKELY for i in labels})
+
     def _of_labels(self, labels: tuple[int, ...]) -> list[bytes]:
         if labels not in self._variants:
             chance = random.Random(repr(labels))
-            self._variants[labels] = [_choice(labels, chance) for _ in range(_VARIANTS)]
+            self._variants[labels] = [
+                _choice(labels, {i: -12 * chance.random() for i in labels}) for _ in range(_VARIANTS)
+            ]
         return self._variants[labels]
 
 
-def _choice(labels: tuple[int, ...], chance: random.Random) -> bytes:
+def _choice(labels: tuple[int, ...], logprobs: Mapping[int, float]) -> bytes:
     """A choice without its index and its token ids."""
-    top = {"token_id:216": -3.151062250137329} | {f"token_id:{i}": -12 * chance.random() for i in labels}
+    top = {"token_id:216": -3.151062250137329} | {f"token_id:{i}": logprobs[i] for i in labels}
     choice = {
         "text": " ",
         "logprobs": {
@@ -99,13 +126,13 @@ def _choice(labels: tuple[int, ...], chance: random.Random) -> bytes:
 class Server:
     """The HTTP side."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, recorded: Mapping[str, str]) -> None:
         self._delay = delay
-        self._answers = Answers()
+        self._labels: dict[str, int] = {}
+        self._answers = Answers(recorded, self._labels)
         self._running = 0
         self._prompts = 0
         self._requests = 0
-        self._labels: dict[str, int] = {}
 
     def application(self) -> web.Application:
         """The routes."""
@@ -130,6 +157,8 @@ class Server:
             f"vllm:num_requests_running{labels} {self._running}",
             f"vllm:num_requests_waiting{labels} 0",
             f"vllm:kv_cache_usage_perc{labels} 0",
+            f"vllm:prompt_tokens_total{labels} {self._answers.prompt_tokens}",
+            f"vllm:generation_tokens_total{labels} {self._answers.generated_tokens}",
             f'vllm:request_success_total{{engine="0",finished_reason="length",model_name="{MODEL}"}} {self._prompts}',
             f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {self._requests}',
         )
@@ -166,9 +195,12 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="instant_engine")
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--delay", type=float, default=0.0)
+    options.add_argument("--answers", type=Path)
     chosen = options.parse_args()
+    lines = chosen.answers.read_bytes().splitlines() if chosen.answers else []
+    on_record = {row["text"]: row["word"] for row in map(orjson.loads, lines)}
     web.run_app(
-        Server(chosen.delay).application(),
+        Server(chosen.delay, on_record).application(),
         host="127.0.0.1",
         port=chosen.port,
         access_log=None,

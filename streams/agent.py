@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -21,6 +22,7 @@ from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.origin import origin_of
 from streams.publisher import Publisher
+from streams.sla import StageSla, watched
 from streams.topics import dead_letters
 from streams.usage import UsageLedger
 from streams.window import Turn, Turns, Window
@@ -54,10 +56,18 @@ class Agent(ABC):
     dead-letter topic has the message; otherwise it stays unacknowledged and comes again after a restart.
     """
 
-    def __init__(self, pipeline: str, stage: str, reads: str, services: Services) -> None:
-        """pipeline, stage: names. reads: the topic."""
+    def __init__(
+        self, pipeline: str, stage: str, reads: str, services: Services, sla_seconds: float | None = None
+    ) -> None:
+        """pipeline, stage: names. reads: the topic. sla_seconds: from event to finished row; None for no SLA."""
         self.name = f"{pipeline}/{stage}"
         self.reads = reads
+        # Of each topic and partition: the offset after the last message that was taken.
+        self.position: dict[tuple[str, int], int] = {}
+        if sla_seconds is None:
+            self.sla = StageSla(math.inf)
+        else:
+            self.sla = watched(pipeline, stage, sla_seconds, services.metrics)
         self.window = Window(services.rows_in_flight)
         self._labels = (pipeline, stage)
         self._turns = Turns()
@@ -95,6 +105,8 @@ class Agent(ABC):
         """
         async for delivery in stream.channel:
             await self._take(delivery, self.window)
+            message = delivery.message
+            self.position[message.topic, message.partition] = message.offset + 1
 
     def assigned(self, partitions: set[TP]) -> None:  # noqa: B027  most agents remember nothing of a partition
         """These partitions are this worker's, of all topics that it reads; others are not, or not any more."""
@@ -123,7 +135,12 @@ class Agent(ABC):
             return self._dead_letter(message, dead_letter_of(error))
         if event.rerun is not None and event.rerun.stage != self.name:
             return _pass_over()
+        self.sla.take(id(message), self._began(message, event).timestamp(), message.timestamp)
         return self._begin(message, event, self._turns.take(message.key))
+
+    def _began(self, message: KafkaMessage, event: Event) -> datetime:
+        """From when on the SLA counts for a message."""
+        return event.event_time
 
     async def _settle(self, message: KafkaMessage, turn: Turn, work: Awaitable[None]) -> None:
         """Do the work for a row; what fails for this row alone makes it a dead letter."""
@@ -142,8 +159,10 @@ class Agent(ABC):
         try:
             await job
             delivery.ack()
+            self.sla.finish(id(delivery.message))
             self._stage_duration.observe(time.perf_counter() - started)
         except Exception as error:  # noqa: BLE001  whatever it is, the row stays unacknowledged
+            self.sla.leave(id(delivery.message))
             self._stop_worker(error)
         finally:
             window.leave(size)
@@ -157,6 +176,7 @@ class Agent(ABC):
             )
         letter = dlq.letter(message, error, self.name, datetime.now(UTC))
         await self._publisher.send(dead_letters(origin_of(message).topic), letter.key, letter.value, letter.headers)
+        self.sla.leave(id(message))
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
 

@@ -7,6 +7,7 @@ calls, and goes on. So there is no second store to recover, and a turn that come
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine
@@ -20,13 +21,13 @@ from sinks.calls import CallKey, Calls, StoredTurn
 from sinks.rows import CallRow, LineageEdgeRow, TurnRow
 from streams import cloudevents
 from streams.agent import Agent, Services
-from streams.call import Call, Closing, digest, size_of
+from streams.call import Call, Closing, digest, said, size_of
 from streams.decode import Event, KafkaMessage
 from streams.errors import DeadLetter, Reason
-from streams.identity import event_row_id, time_ms, uuid_text
+from streams.identity import event_row_id, time_ms
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.pipeline import Pipeline, Stage, seconds_of
-from streams.records import MESSAGE_TYPE, TextMessage, TurnText
+from streams.records import DOCUMENTS, MESSAGE_TYPE, TextMessage
 from streams.verdicts import source_row
 from streams.window import Turn
 
@@ -37,11 +38,18 @@ _LARGEST_CALL = MAX_MESSAGE_BYTES * 15 // 16  # its transcript must fit into a m
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A call in memory. touched: when its last turn was taken, or when it came to this worker; seconds."""
+    """A call in memory.
+
+    touched: when its last turn was taken, or when it came to this worker; seconds. coming: bytes of turns that the
+    store does not have yet. waits: when the first of its words was said that no transcript has; Unix seconds, infinite
+    for none.
+    """
 
     call: Call
     touched: float
+    coming: int = 0
     closing: bool = False
+    waits: float = math.inf
 
 
 class AssembleAgent(Agent):
@@ -62,7 +70,7 @@ class AssembleAgent(Agent):
         services: Services,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         assert stage.assemble is not None
         self._writes = stage.writes
         self._first = stage.assemble.first
@@ -76,6 +84,7 @@ class AssembleAgent(Agent):
         self._closed = self._metrics.calls_closed
         self._repeated = self._metrics.repeated.labels(*self._labels)
         self._metrics.calls_open.labels(*self._labels).set_function(lambda: len(self._held))
+        self.sla.held = self._oldest_open
 
     async def run(self, stream: Any) -> None:
         sweeping = asyncio.create_task(self._sweep())
@@ -101,17 +110,23 @@ class AssembleAgent(Agent):
         """Return when the store has the turn."""
         self._check(message, event)
         key = CallKey(message.topic, message.partition, event.tenant, event.thread)
-        said = _turn(event)
+        turn = _turn(event)
         held = await self._hold(key)
-        if held.call.knows(said):
+        if held.call.knows(turn):
+            self.sla.leave(id(message))
             self._repeated.inc()
             self._let_go(key, held)
             return
-        if held.call.size + size_of(said) > _LARGEST_CALL:
-            raise DeadLetter(Reason.CALL_TOO_LARGE, f"its call has {held.call.size} bytes already")
-        await self._writer.write([source_row(event, now := datetime.now(UTC)), _turn_row(key, said, now)])
+        _check_room(held, turn)
+        size = size_of(turn)
+        held.coming += size
+        try:
+            await self._writer.write([source_row(event, now := datetime.now(UTC)), _turn_row(key, turn, now)])
+        finally:
+            held.coming -= size
         held = await self._hold(key)  # the partition may have gone and come meanwhile
-        held.call.add(said)
+        held.call.add(turn)
+        held.waits = min(held.waits, turn.time.timestamp())
         held.touched = self._clock()
         self._held.move_to_end(key)
         if held.call.complete(self._first):
@@ -150,10 +165,19 @@ class AssembleAgent(Agent):
 
     async def _take_over(self, tp: TP) -> None:
         """Go on with the open calls of a partition that has come to this worker."""
-        for key in await self._calls.open(tp.topic, tp.partition, datetime.now(UTC) - _REMEMBERED):
-            held = await self._hold(key)
-            if held.call.complete(self._first):
-                self._close(key, held, "final")
+        found = await self._calls.open(tp.topic, tp.partition, datetime.now(UTC) - _REMEMBERED)
+        await asyncio.gather(*map(self._go_on, found))
+
+    async def _go_on(self, key: CallKey) -> None:
+        held = await self._hold(key)
+        held.waits = min(held.waits, _unpublished(held.call))
+        if held.call.complete(self._first):
+            self._close(key, held, "final")
+
+    def _oldest_open(self) -> float | None:
+        """When the first of the words was said that are in no transcript yet; Unix seconds."""
+        waits = min((held.waits for held in self._held.values()), default=math.inf)
+        return waits if waits < math.inf else None
 
     async def _sweep(self) -> None:
         while True:
@@ -184,14 +208,18 @@ class AssembleAgent(Agent):
             await self._writer.write(transcript.rows(key, messages, by, self._first, datetime.now(UTC)))
             self._closed.labels(*self._labels, "correction" if call.transcript else by).inc()
             call.transcript = transcript.row_id
+            held.waits = math.inf
         held.closing = False
         self._let_go(key, held)
 
     def _let_go(self, key: CallKey, held: _Held) -> None:
         """Forget a call that has nothing new; its next turn finds it in the store."""
+        if held.closing or held.coming or self._held.get(key) is not held:
+            return
+        if held.call.messages and not held.call.transcript:
+            return
         transcript = self._transcript(key, held.call)
-        done = transcript is None or transcript.row_id == held.call.transcript
-        if done and not held.closing and self._held.get(key) is held:
+        if transcript is None or transcript.row_id == held.call.transcript:
             del self._held[key]
 
     def _transcript(self, key: CallKey, call: Call) -> "_Transcript | None":
@@ -220,10 +248,6 @@ class _Transcript:
     def value(self) -> bytes:
         """The message's JSON."""
         langs = Counter(turn.lang for turn in self._turns if turn.lang)
-        turns = [
-            TurnText(text=t.text, speaker=t.speaker, turn=t.number, row_id=uuid_text(t.row_id), time=t.time)
-            for t in self._turns
-        ]
         message = TextMessage(
             id=self._name,
             time=self._ended,
@@ -231,7 +255,7 @@ class _Transcript:
             lang=langs.most_common(1)[0][0] if langs else "",
             tenant=self._key.tenant,
             documents=tuple(dict.fromkeys(name for turn in self._turns for name in turn.documents)),
-            turns=tuple(turns),
+            turns=tuple(map(said, self._turns)),
         )
         return message.encode()
 
@@ -258,6 +282,24 @@ class _Transcript:
             closed_at=now,
         )
         return [call, *(LineageEdgeRow(self.row_id, turn.row_id, "input", now) for turn in self._turns)]
+
+
+def _check_room(held: _Held, turn: StoredTurn) -> None:
+    """Raises DeadLetter if a transcript with this turn would be larger than a message may be."""
+    bytes_there = held.call.size + held.coming
+    if bytes_there + size_of(turn) > _LARGEST_CALL:
+        raise DeadLetter(Reason.CALL_TOO_LARGE, f"its call has {bytes_there} bytes already")
+    if len(held.call.documents.union(turn.documents)) > DOCUMENTS:
+        raise DeadLetter(Reason.CALL_TOO_LARGE, f"documents: its call names {len(held.call.documents)} already")
+
+
+def _unpublished(call: Call) -> float:
+    """The time of the first turn of an open call from the store; of one to be corrected, that of its last message."""
+    if not call.messages:
+        return math.inf
+    if call.transcript:
+        return max(call.messages.values(), key=lambda turn: turn.offset).time.timestamp()
+    return min(turn.time for turn in call.messages.values()).timestamp()
 
 
 def _turn(event: Event) -> StoredTurn:

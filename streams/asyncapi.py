@@ -8,8 +8,8 @@ from pydantic.json_schema import models_json_schema
 
 from streams.dlq import Action
 from streams.errors import Reason
-from streams.pipeline import Pipeline
-from streams.records import MESSAGE_TYPE, VERDICT_TYPE, TextMessage, Verdict
+from streams.pipeline import Pipeline, Stage
+from streams.records import ESCALATION_TYPE, MESSAGE_TYPE, VERDICT_TYPE, Escalation, TextMessage, Verdict
 from streams.topics import dead_letters
 
 _SCHEMA_REF = "#/components/schemas/{model}"
@@ -45,6 +45,8 @@ _DEAD_LETTER = {
     "weir_dlq_replays": "how often it was replayed before; missing if never",
 }
 
+_WITHDRAWAL = {"ce_tenant": "whose document it is; missing if it has no tenant"}
+
 _RESOLUTION = {
     "weir_dlq_action": "one of: " + ", ".join(Action),
     "weir_dlq_entry": "the dead letter that is settled, as <partition>:<offset> of this topic",
@@ -52,25 +54,34 @@ _RESOLUTION = {
 }
 
 
+_DOCUMENTS = (
+    "Documents that claims are checked against; compacted. Key: the document's id. Each version holds from its `time` "
+    "on; a message without a value withdraws the document."
+)
+
+
 def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
     """Channels, operations and messages of these pipelines, from the service's side."""
-    channels: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
+    topics = _Topics()
     for pipeline in pipelines:
+        if pipeline.documents is not None:
+            topics.read(f"{pipeline.name}/documents", pipeline.documents.topic, _DOCUMENTS, "textMessage", "withdrawal")
         for stage in pipeline.stages:
-            reads, name = pipeline.reads(stage), f"{pipeline.name}/{stage.name}"
-            dlq = dead_letters(reads)
-            for topic, message, purpose in (
-                (reads, "textMessage", "Texts to be judged. Key: the thread, so that it stays in order."),
-                (stage.writes, "verdict", "Judgements. Key: that of the message judged."),
-                (dlq, "deadLetter", f"What could not be processed of {reads}, as it came, and what became of it."),
-            ):
-                channels.setdefault(topic, _channel(topic, message, purpose))
-            channels[dlq]["messages"]["resolution"] = {"$ref": "#/components/messages/resolution"}
-            operations[f"{name}: read"] = _operation("receive", reads, f"{name} judges these.")
-            operations[f"{name}: publish"] = _operation("send", stage.writes, f"{name} publishes these.")
-            operations[f"{name}: give up"] = _operation("send", dlq, f"{name} gave these up.")
-    _, schemas = models_json_schema([(TextMessage, "validation"), (Verdict, "serialization")], ref_template=_SCHEMA_REF)
+            name = f"{pipeline.name}/{stage.name}"
+            topics.read(name, pipeline.reads(stage), _read_by(stage), "textMessage")
+            if stage.judge is not None:
+                topics.write(
+                    f"{name}: publish", stage.writes, "Judgements. Key: that of the message judged.", "verdict"
+                )
+            else:
+                topics.write(f"{name}: publish", stage.writes, _made_by(stage), "textMessage")
+            if stage.escalate is not None:
+                purpose = "Judgements that a person should see. Key: that of the message judged."
+                topics.write(f"{name}: escalate", stage.escalate.writes, purpose, "escalation")
+    _, schemas = models_json_schema(
+        [(TextMessage, "validation"), (Verdict, "serialization"), (Escalation, "serialization")],
+        ref_template=_SCHEMA_REF,
+    )
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -80,12 +91,26 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": channels,
-        "operations": operations,
+        "channels": topics.channels,
+        "operations": topics.operations,
         "components": {
             "messages": {
-                "textMessage": _message("A text to be judged", MESSAGE_TYPE, "TextMessage", _CLOUDEVENTS | _ORIGIN),
+                "textMessage": _message(
+                    "A text: a message, a turn of a call, a call, a piece of one, a document",
+                    MESSAGE_TYPE,
+                    "TextMessage",
+                    _CLOUDEVENTS | _ORIGIN,
+                ),
                 "verdict": _message("A judgement", VERDICT_TYPE, "Verdict", _CLOUDEVENTS),
+                "escalation": _message(
+                    "A judgement that a person should see", ESCALATION_TYPE, "Escalation", _CLOUDEVENTS
+                ),
+                "withdrawal": {
+                    "title": "The end of a document",
+                    "summary": "From its Kafka timestamp on it says nothing. Key: the document's id; no value.",
+                    "headers": _headers(_WITHDRAWAL),
+                    "payload": {"type": "null"},
+                },
                 "deadLetter": {
                     "title": "A message that could not be processed",
                     "summary": "Value, key and headers as they came; the reason in further headers.",
@@ -104,12 +129,53 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
     }
 
 
-def _channel(address: str, message: str, description: str) -> dict[str, Any]:
-    return {
-        "address": address,
-        "description": description,
-        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
-    }
+class _Topics:
+    """Channels and operations; a topic is described by what is first said of it."""
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Any] = {}
+        self.operations: dict[str, Any] = {}
+
+    def read(self, reader: str, topic: str, purpose: str, *messages: str) -> None:
+        """A topic that is read, and that for what cannot be processed of it."""
+        dlq = dead_letters(topic)
+        self._channel(topic, purpose, messages)
+        lost = f"What could not be processed of {topic}, as it came, and what became of it."
+        self._channel(dlq, lost, ("deadLetter", "resolution"))
+        self.operations[f"{reader}: read"] = _operation("receive", topic, f"{reader} reads these.")
+        self.operations[f"{reader}: give up"] = _operation("send", dlq, f"{reader} gave these up.")
+
+    def write(self, operation: str, topic: str, purpose: str, message: str) -> None:
+        """A topic that is written."""
+        self._channel(topic, purpose, (message,))
+        self.operations[operation] = _operation("send", topic, f"{operation.partition(':')[0]} publishes these.")
+
+    def _channel(self, topic: str, purpose: str, messages: Iterable[str]) -> None:
+        found = self.channels.setdefault(topic, {"address": topic, "description": purpose, "messages": {}})
+        for message in messages:
+            found["messages"][message] = {"$ref": f"#/components/messages/{message}"}
+
+
+def _read_by(stage: Stage) -> str:
+    if stage.assemble is not None:
+        return (
+            f"Turns of calls: each has its `thread`, which is the key as well, its number `turn` from "
+            f"{stage.assemble.first} on, and in `author` who spoke; the last one is `final`."
+        )
+    what = "judged" if stage.judge is not None else "cut"
+    return f"Texts to be {what}. Key: the thread, so that it stays in order."
+
+
+def _made_by(stage: Stage) -> str:
+    if stage.assemble is not None:
+        return (
+            "Calls with all their `turns`; one that was corrected comes again with another id. A whole call may be "
+            "published here as well. Key: the thread."
+        )
+    assert stage.cut is not None
+    if stage.cut.into == "exchanges":
+        return "Questions with their answers in `turns`, and in `context` what was said before. Key: that of the call."
+    return "Single claims, and in `context` what was said before. Key: that of what they were cut from."
 
 
 def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:

@@ -6,17 +6,17 @@ from typing import Literal
 from msgspec import Struct, field
 
 from sinks.calls import StoredTurn
-from streams.identity import digest_of
+from streams.identity import digest_of, uuid_text
+from streams.records import TurnText
 
 Closing = Literal["final", "silence"]
-
-_BYTES_A_TURN = 160  # of JSON around its words
 
 
 class Call(Struct):
     """The messages of one call, by their row id and by the number of their turn.
 
-    transcript: row id of its last transcript; 0 if there was none. size: about how many bytes a transcript has.
+    transcript: row id of its last transcript; 0 if there was none. size: how many bytes its messages take at most in a
+    transcript. documents: that they name, in no order.
     """
 
     messages: dict[int, StoredTurn] = field(default_factory=dict)
@@ -24,6 +24,7 @@ class Call(Struct):
     last: int = -1
     ended: bool = False
     size: int = 0
+    documents: set[str] = field(default_factory=set)
     transcript: int = 0
 
     def knows(self, turn: StoredTurn) -> bool:
@@ -41,6 +42,7 @@ class Call(Struct):
             self.last = max(self.last, turn.number)
             self.ended = self.ended or turn.final
             self.size += size_of(turn)
+            self.documents.update(turn.documents)
 
     def turns(self) -> list[StoredTurn]:
         """The turns, in order. Of several messages for one turn the last in the topic counts, if it says more."""
@@ -51,9 +53,15 @@ class Call(Struct):
         return self.ended and len(self.by_number) == self.last - first + 1
 
 
+def said(turn: StoredTurn) -> TurnText:
+    """A turn as it stands in a transcript."""
+    row_id = uuid_text(turn.row_id)
+    return TurnText(text=turn.text, speaker=turn.speaker, turn=turn.number, row_id=row_id, time=turn.time)
+
+
 def size_of(turn: StoredTurn) -> int:
-    """About how many bytes of a transcript the turn takes."""
-    return _BYTES_A_TURN + len(turn.text.encode())
+    """How many bytes of a transcript the turn takes."""
+    return len(said(turn).model_dump_json().encode()) + 1
 
 
 def _standing(messages: list[StoredTurn]) -> StoredTurn:

@@ -101,6 +101,10 @@ class SafeConsumer(driver.Consumer):
         self.app.on_assign(assigned)
         await super().on_partitions_assigned(assigned, generation_id)
 
+    def read_on(self, tp: TP) -> int:
+        """The offset that was committed last, where the next owner of a partition reads on; 0 if none was."""
+        return self._committed_offset.get(tp) or 0
+
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         return (tp for tp in self.progress if topics is None or tp in topics or tp.topic in topics)
 

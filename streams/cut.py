@@ -11,11 +11,14 @@ from sinks.rows import LineageEdgeRow
 from streams import cloudevents
 from streams.agent import Agent, Services
 from streams.decode import Event, KafkaMessage, said
+from streams.errors import DeadLetter, Reason
 from streams.identity import digest_of, event_row_id, row_of, time_ms
 from streams.pipeline import Cut, Pipeline, Stage
 from streams.records import MESSAGE_TYPE, TextMessage, TurnText
 from streams.verdicts import source_row
 from streams.window import Turn as Place
+
+_CONTEXT = 10_000  # characters before a claim; every claim of a call has them with it
 
 CountTokens = Callable[[str], Awaitable[int]]
 
@@ -43,7 +46,7 @@ class CutAgent(Agent):
 
     def __init__(self, pipeline: Pipeline, stage: Stage, count: CountTokens, services: Services) -> None:
         """count: tokens of a text."""
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         assert stage.cut is not None
         self._writes = stage.writes
         self._cut = stage.cut
@@ -96,7 +99,9 @@ class CutAgent(Agent):
 
 
 def cut(settings: Cut, small_talk: SmallTalk, event: Event) -> Pieces:
-    """The pieces of a message. One without turns is one turn of its author."""
+    """The pieces of a message. For claims, one without turns is one turn of its author. Raises DeadLetter."""
+    if settings.into == "exchanges" and not event.turns:
+        raise DeadLetter(Reason.WRONG_FIELD, "turns: exchanges are cut from turns, and there are none")
     turns = event.turns or (TurnText(text=event.text, speaker=event.author, turn=0),)
     numbered: list[TurnText] = []
     for turn in turns:
@@ -169,10 +174,22 @@ def _claim(event: Event, turn: TurnText, number: int, claim: str, before: Sequen
         lang=event.lang,
         tenant=event.tenant,
         documents=event.documents,
-        context=tuple(before),
+        context=_last(before),
         turn=turn.turn,
     )
     return Piece(message, [(event.row_id, "input")])
+
+
+def _last(said_before: Sequence[str]) -> tuple[str, ...]:
+    """The last of what was said, as much as may stand beside a claim."""
+    kept: list[str] = []
+    room = _CONTEXT
+    for line in reversed(said_before):
+        room -= len(line)
+        if room < 0:
+            break
+        kept.append(line)
+    return tuple(reversed(kept))
 
 
 def _ms(piece: Piece) -> int:

@@ -85,12 +85,12 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
     context = cloudevents.attributes(message.headers)
     _check_lengths(context)
     place = origin_of(message)
-    broker_time = _broker_time(place.timestamp_ms)
+    broker_time = broker_time_of(place.timestamp_ms)
     own_time = body.time or _header_time(context.get("time"))
     written = own_time or broker_time
     if written is None:
         raise DeadLetter(Reason.TIME_OUT_OF_RANGE, "the message has no time, and its Kafka timestamp is none either")
-    _check_range(written, now or datetime.now(UTC))  # times at the ends of the calendar exist in some zones only
+    check_range(written, now or datetime.now(UTC))  # times at the ends of the calendar exist in some zones only
     event_time = written.astimezone(UTC)
     source = context.get("source") or place.topic
     event_id = body.id or context.get("id") or ""
@@ -173,7 +173,8 @@ def _header_time(value: str | None) -> datetime | None:
         raise DeadLetter(Reason.WRONG_FIELD, "header ce_time is not an RFC 3339 time with offset") from error
 
 
-def _broker_time(timestamp_ms: int | None) -> datetime | None:
+def broker_time_of(timestamp_ms: int | None) -> datetime | None:
+    """Kafka's timestamp as a time; None if it is none."""
     if timestamp_ms is None:
         return None
     try:
@@ -182,7 +183,8 @@ def _broker_time(timestamp_ms: int | None) -> datetime | None:
         return None
 
 
-def _check_range(time: datetime, now: datetime) -> None:
+def check_range(time: datetime, now: datetime) -> None:
+    """Raises DeadLetter for the time of an event that cannot be."""
     if not OLDEST <= time <= now + FUTURE:
         raise DeadLetter(
             Reason.TIME_OUT_OF_RANGE,

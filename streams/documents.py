@@ -7,7 +7,7 @@ from typing import Any
 from sinks.rows import DocumentRow
 from streams import cloudevents
 from streams.agent import Agent, Services
-from streams.decode import Event, KafkaMessage
+from streams.decode import Event, KafkaMessage, broker_time_of, check_range
 from streams.errors import DeadLetter, Reason
 from streams.identity import document_row_id, time_ms
 from streams.origin import origin_of
@@ -36,9 +36,9 @@ class DocumentsAgent(Agent):
         return self._settle(message, turn, self._store(message, event))
 
     async def _store(self, message: KafkaMessage, event: Event) -> None:
-        name = event.event_id or (message.key or b"").decode(errors="replace")
+        name = (message.key or b"").decode(errors="replace") or event.event_id
         if not name:
-            raise DeadLetter(Reason.WRONG_FIELD, "id: a document needs one, or a key")
+            raise DeadLetter(Reason.WRONG_FIELD, "key: a document needs its id as key")
         await self._writer.write(
             [
                 DocumentRow(
@@ -59,7 +59,8 @@ class DocumentsAgent(Agent):
 
     async def _withdraw(self, message: KafkaMessage) -> None:
         place, now = origin_of(message), datetime.now(UTC)
-        at = now if place.timestamp_ms is None else datetime.fromtimestamp(place.timestamp_ms / 1000, UTC)
+        at = broker_time_of(place.timestamp_ms) or now
+        check_range(at, now)
         name = (message.key or b"").decode(errors="replace")
         tenant = cloudevents.attributes(message.headers).get("tenant", "")
         await self._writer.write(

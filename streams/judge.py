@@ -57,7 +57,7 @@ class JudgeAgent(Agent):
     def __init__(
         self, pipeline: Pipeline, stage: Stage, operator: Operator, admission: Admission, services: Services
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services)
+        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         self.defers = pipeline.limits.defers
         self.deferred_window = Window(services.rows_in_flight)
         self._rows_in_flight = services.rows_in_flight
@@ -91,7 +91,6 @@ class JudgeAgent(Agent):
         self._of_model = cache(self._metrics_of_model)
         self._verdicts = cache(partial(self._metrics.verdicts.labels, *self._labels))
         self._cost = cache(partial(self._metrics.cost.labels, *self._labels))
-        self._metrics.sla.labels(*self._labels).set(pipeline.sla_seconds)
 
     @property
     def windows(self) -> Sequence[Window]:
@@ -163,6 +162,7 @@ class JudgeAgent(Agent):
                     self._repeats.give_up(identity)  # only the store knows whether it is to be judged once more
                 self._dead_letters.passed()
         else:
+            self.sla.leave(id(message))
             self._metrics.repeated.labels(*self._labels).inc()
         turn.end()
 
@@ -172,6 +172,7 @@ class JudgeAgent(Agent):
         stored = await self._find(message, event, row_id)
         if stored is not None and not self._is_place_of(stored, event):
             # The same event, published twice: its verdict is for the message that was judged.
+            self.sla.leave(id(message))
             self._metrics.repeated.labels(*self._labels).inc()
         elif stored is not None and self._is_current(stored):
             self._metrics.recalled.labels(*self._labels).inc()
@@ -266,11 +267,12 @@ class JudgeAgent(Agent):
         return Caller(event.tenant, time.monotonic() + _URGENT * self._pipeline.sla_seconds - passed)
 
     def _began(self, message: KafkaMessage, event: Event) -> datetime:
-        """From when on a row's time counts. One that waited for this day, or is judged anew, has all of it again."""
+        """A row that waited for this day, or that is judged anew, has all the time again."""
         began = event.event_time if event.rerun is None else max(event.event_time, event.rerun.asked)
-        if message.topic == deferred(event.topic) and (waited := deferral.read(message.headers)) is not None:
-            began = max(began, waited.until)
-        return began
+        if message.topic == self.reads or message.topic != deferred(event.topic):
+            return began
+        waited = deferral.read(message.headers)
+        return began if waited is None else max(began, waited.until)
 
     def _may_wait(self, message: KafkaMessage, tenant: str) -> bool:
         """Whether a row past its budget waits, unless it is larger than what its topic takes."""
@@ -283,6 +285,7 @@ class JudgeAgent(Agent):
         headers = deferral.headers(message, Deferral(self.name, self._admission.budgets.day_ends))
         await turn.come()
         await self._publisher.send(deferred(place.topic), message.key, message.value, headers)
+        self.sla.leave(id(message))
         self._metrics.deferred.labels(*self._labels).inc()
 
     async def _deliver(self, event: Event, verdict: records.Verdict, rows: list[AnyRow], turn: Turn) -> None:

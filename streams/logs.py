@@ -50,5 +50,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in (*_QUIET, "streams.consumer"):  # Faust logs the life of a service under its class's module
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("clickhouse_connect", "urllib3"):  # retries of their own, beside ours
+    for name in ("clickhouse_connect", "openlineage", "urllib3"):  # retries of their own, beside ours
         logging.getLogger(name).setLevel(logging.ERROR)

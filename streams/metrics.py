@@ -105,6 +105,52 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.sla_oldest = Gauge(
+            "weir_sla_oldest_age_seconds",
+            "Age, from the time of the event, of the oldest row that was taken and is not finished; 0 for none.",
+            _STAGE,
+            registry=r,
+        )
+        self.sla_age = Gauge(
+            "weir_sla_age_seconds",
+            "Age at which rows were finished in the last ten minutes; quantile is 0.5, 0.95 or 0.99, NaN for no rows.",
+            (*_STAGE, "quantile"),
+            registry=r,
+        )
+        self.sla_inside = Gauge(
+            "weir_sla_met_ratio",
+            "Share of the rows of the last ten minutes that were finished within the SLA; NaN for no rows.",
+            _STAGE,
+            registry=r,
+        )
+        self.sla_rows = Counter(
+            "weir_sla_rows_total",
+            "Rows finished; outcome is met or missed. Dead letters, repeats and rows that wait for another day are not "
+            "among them.",
+            (*_STAGE, "outcome"),
+            registry=r,
+        )
+        self.sla_backlog = Gauge(
+            "weir_sla_backlog_messages",
+            "Messages that are in the stage's topic, in partitions of this worker, and not taken; NaN if not known.",
+            _STAGE,
+            registry=r,
+        )
+        self.sla_rate = Gauge(
+            "weir_sla_rows_per_second",
+            "Rows finished a second in the last two minutes, of the time in which there were any to finish.",
+            _STAGE,
+            registry=r,
+        )
+        self.sla_forecast = Gauge(
+            "weir_sla_forecast_seconds",
+            "Age that rows in the topic and in flight will have at worst when they are finished, at this rate.",
+            _STAGE,
+            registry=r,
+        )
+        self.sla_will_be_missed = Gauge(
+            "weir_sla_will_be_missed", "1 if the forecast is beyond the SLA, otherwise 0.", _STAGE, registry=r
+        )
         self.operation_duration = Histogram(
             "gen_ai_client_operation_duration_seconds",
             "Time of one request to the engine, for each prompt that it carried.",

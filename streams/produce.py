@@ -40,9 +40,9 @@ class Producer:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def publish(self, topic: str, row: dict[str, Any]) -> None:
+    async def publish(self, topic: str, row: dict[str, Any], key: str = "") -> None:
         """Return when Kafka has acknowledged the row. Fields that a text message does not have are left out, and
-        `time` is now if the row has none. Raises KafkaError.
+        `time` is now if the row has none. key: instead of the thread. Raises KafkaError.
         """
         now = datetime.now(UTC)
         name = row.get("id") or uuid4()  # CloudEvents want a name for every event
@@ -51,8 +51,10 @@ class Producer:
         headers = cloudevents.headers(
             id=str(name), source=self._source, type=MESSAGE_TYPE, time=now, subject=str(thread or "")
         )
-        key = str(thread).encode() if thread else None
-        await self._producer.send_and_wait(topic, orjson.dumps(body), key, headers=list(headers))
+        named = key or str(thread or "")
+        await self._producer.send_and_wait(
+            topic, orjson.dumps(body), named.encode() if named else None, headers=list(headers)
+        )
 
 
 def read_rows(lines: Iterable[str]) -> Iterable[dict[str, Any]]:

@@ -163,8 +163,8 @@ class Verdict(_Made):
 class Escalation(Verdict):
     """A verdict that a person should see, with the words that it is about."""
 
-    text: str = Field(description="what was judged")
-    context: tuple[str, ...] = Field(description="what was said before it")
+    text: str = Field(description="what was judged; empty if it is longer than a quarter of a message may be")
+    context: tuple[str, ...] = Field(description="what was said before it; empty as well then")
     report: str = Field(description="the same for people, in some lines")
 
 

@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -20,6 +20,7 @@ _PREFIX = "WEIR_"
 _FILE_VARIABLE = "WEIR_SETTINGS"
 
 Server = Literal["kafka", "engine", "clickhouse"]
+_NEEDED = frozenset(f"{server}_url" for server in get_args(Server))
 
 
 def _address(schemes: tuple[str, ...]) -> AfterValidator:
@@ -33,6 +34,17 @@ def _address(schemes: tuple[str, ...]) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _events_address(value: str) -> str:
+    if "@" in value:
+        raise ValueError("a URL must not hold a user or a password; use the settings made for them")
+    url = urlsplit(value)
+    to_server = url.scheme in ("http", "https") and url.hostname and _has_port(url)
+    to_file = url.scheme == "file" and not url.netloc and len(url.path) > 1
+    if value and not ((to_server or to_file) and not url.query and not url.fragment):
+        raise ValueError("must look like http://host:port or file:///folder/file")
+    return value
 
 
 def _has_port(url: SplitResult) -> bool:
@@ -101,6 +113,14 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr = Field(default=SecretStr(""), description="password")
     clickhouse_database: str = Field(default="weir", pattern=r"^[A-Za-z_]\w*$", description="database")
     clickhouse_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
+
+    openlineage_url: Annotated[str, AfterValidator(_events_address)] = Field(
+        default="",
+        description="where OpenLineage run events go: http://host:port of a catalogue, or file:///folder/file; empty: "
+        "nowhere",
+    )
+    openlineage_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
+    openlineage_namespace: str = Field(default="weir", min_length=1, description="OpenLineage namespace of the jobs")
 
     web_host: str = Field(default="127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(default=8080, ge=0, le=65535, description="port of /metrics and /health; 0: any")
@@ -241,6 +261,6 @@ def document() -> str:
     ]
     for name, field in Settings.model_fields.items():
         value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-        default = "required" if name.endswith("_url") else f"`{value}`" if value != "" else ""
+        default = "required" if name in _NEEDED else f"`{value}`" if value != "" else ""
         lines.append(f"| `{_PREFIX}{name.upper()}` | {default} | {field.description} |")
     return "\n".join(lines) + "\n"

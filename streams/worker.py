@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from faust.types import TP
@@ -28,8 +28,9 @@ from sinks.writer import Writer
 from streams.admission import Admission
 from streams.agent import Agent, Services
 from streams.assemble import AssembleAgent
+from streams.backlog import Backlog
 from streams.budgets import Budgets
-from streams.consumer import App, Bytes
+from streams.consumer import App, Bytes, SafeConsumer
 from streams.cut import CutAgent
 from streams.deferred import DeferredReader
 from streams.documents import DocumentsAgent
@@ -50,6 +51,9 @@ from streams.topics import deferred, topics_of
 from streams.usage import UsageLedger
 from streams.web import WebServer
 from streams.window import Window
+
+if TYPE_CHECKING:
+    from streams.openlineage import RunEvents
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,7 @@ class Worker:
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
+        self._runs = _run_events(settings, pipelines, self._metrics) if settings.openlineage_url else None
         self._engine = OpenAiEngine(settings.engine, on_retry=self._retried, on_limit=self._metrics.engine_limit.set)
         self._metrics.engine_breaker.set_function(lambda: self._engine.breaker_state != "closed")
         self._metrics.engine_in_flight.set_function(lambda: self._engine.in_flight)
@@ -107,7 +112,6 @@ class Worker:
             },
             self._metrics,
         )
-        self._web = WebServer(settings.web_host, settings.web_port, self._metrics, self._health)
         services = Services(
             publisher=self._publisher,
             writer=self._writer,
@@ -121,6 +125,17 @@ class Worker:
         )
         self._admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
         self._agents = [self._agent(pipeline, stage, services) for pipeline in pipelines for stage in pipeline.stages]
+        self._web = WebServer(
+            settings.web_host,
+            settings.web_port,
+            self._metrics,
+            self._health,
+            {agent.name: agent.sla for agent in self._agents},
+        )
+        self._app: App | None = None
+        self._backlog = Backlog(settings, self._read_on)
+        for agent in self._agents:
+            agent.sla.backlog = partial(self._backlog.of, agent.reads, agent.position)
         self._agents += _document_agents(pipelines, services)
         waiting: dict[str, list[JudgeAgent]] = {}
         for agent in self._agents:
@@ -166,7 +181,8 @@ class Worker:
                 starting = asyncio.create_task(self._connect(stack))
                 await self._first(starting, self._stopping.wait())
                 if not self._stopping.is_set():
-                    await self._consume()
+                    async with self._run_events():
+                        await self._consume()
         if self._fatal is not None:
             raise self._fatal
 
@@ -192,6 +208,7 @@ class Worker:
             await persist(agent.prepare)
         stack.push_async_callback(self._end_beside)
         self._start_beside(self._usage.run())
+        self._start_beside(self._backlog.run())
         self._start_beside(persist(self._deferred.run))
 
     async def _consume(self) -> None:
@@ -201,6 +218,7 @@ class Worker:
             app = self._faust_app()
             try:
                 async with _running(app):
+                    self._app = app
                     self._health.stopped = None
                     log.info("ready: %s", ", ".join(pipeline.name for pipeline in self._pipelines))
                     await self._first(asyncio.create_task(app.wait_until_stopped()), self._stopping.wait())
@@ -232,6 +250,27 @@ class Worker:
         await _finish_rows(seconds if self._fatal is None else min(seconds, _REVOKE_SECONDS), windows)
         for agent in self._agents:
             agent.cancel()
+
+    @asynccontextmanager
+    async def _run_events(self) -> AsyncIterator[None]:
+        """Tell a catalogue that runs begin, and how they end."""
+        runs = self._runs
+        if runs is None:
+            yield
+            return
+        runs.start()
+        try:
+            yield
+        except Exception as error:
+            runs.fail(error)
+            raise
+        else:
+            if self._fatal is None:
+                runs.complete()
+            else:
+                runs.fail(self._fatal)
+        finally:
+            await runs.close()
 
     def _start_beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Let this run until the worker stops; stop the worker if it fails."""
@@ -327,12 +366,29 @@ class Worker:
 
     def _assigned(self, partitions: set[TP]) -> None:
         self._shares.assigned("faust", partitions)
+        self._backlog.assigned(partitions)
         for agent in self._agents:
+            agent.position.clear()
             agent.assigned(partitions)
+
+    def _read_on(self, tp: TP) -> int:
+        consumer = self._app.consumer if self._app is not None else None
+        return consumer.read_on(tp) if isinstance(consumer, SafeConsumer) else 0
 
     def _committed(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
             self._metrics.committed.labels(tp.topic, tp.partition).set(offset)
+
+
+def _run_events(settings: Settings, pipelines: Sequence[Pipeline], metrics: Metrics) -> "RunEvents":
+    """Raises WorkerMisconfigured if the extra is not installed."""
+    try:
+        from streams.openlineage import RunEvents
+    except ModuleNotFoundError as error:
+        raise WorkerMisconfigured(
+            f"WEIR_OPENLINEAGE_URL needs the extra `openlineage`: pip install 'weir[openlineage]' ({error})"
+        ) from error
+    return RunEvents(settings, pipelines, metrics)
 
 
 def _document_agents(pipelines: Sequence[Pipeline], services: Services) -> list[Agent]:

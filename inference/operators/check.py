@@ -128,7 +128,9 @@ class Check(LabelOperator):
         document = passage.document or self._settings.document
         if not quoted(document):
             return self._without_document(passage.text)
-        questions = await self._questions(passage, document)
+        reserved = int(self._scorer.room.tokens * _CLAIM_SHARE)
+        text, read = await self._with_context(passage, reserved)
+        questions = await self._questions(text, document, reserved)
         scored = await self._scorer.ask(questions, passage.caller)
         place, scores = self._merge(scored.probabilities)
         label = max(scores, key=scores.__getitem__)
@@ -142,15 +144,17 @@ class Check(LabelOperator):
             prompt_hash=self.identity.prompt_hash,
             calls=scored.calls,
             parts=len(questions),
+            context_read=tuple(range(len(passage.context) - read, len(passage.context))),
             confidence_source=scored.source,
             output={"claim": passage.text, "evidence": "" if label == NOT_COVERED else evidence(claim, part, document)},
         )
 
-    async def _questions(self, passage: Passage, document: str) -> list[tuple[str, tuple[str, ...]]]:
-        """Parts of the claim, each with the part of the document that it is checked against."""
+    async def _questions(self, text: str, document: str, reserved: int) -> list[tuple[str, tuple[str, ...]]]:
+        """Parts of the claim, each with the part of the document that it is checked against.
+
+        reserved: tokens for the claim.
+        """
         room = self._scorer.room
-        reserved = int(room.tokens * _CLAIM_SHARE)
-        text = await self._with_context(passage, reserved)
         parts = await self._parts(document, room.tokens - reserved)
         return [
             (claim, (parts[index],))
@@ -158,15 +162,17 @@ class Check(LabelOperator):
             for index in sorted(retrieve(claim, parts)[: self._settings.parts])
         ]
 
-    async def _with_context(self, passage: Passage, tokens: int) -> str:
-        """The claim after what was said before it, as much of that as fits: the last of it first."""
-        text = passage.text
+    async def _with_context(self, passage: Passage, tokens: int) -> tuple[str, int]:
+        """The claim after what was said before it, as much of that as fits, the last of it first; and how many texts
+        that is.
+        """
+        text, read = passage.text, 0
         for said in reversed(passage.context):
             longer = f"{said} {text}"
             if not await self._scorer.room.fits(longer, tokens):
                 break
-            text = longer
-        return text
+            text, read = longer, read + 1
+        return text, read
 
     async def _parts(self, document: str, tokens: int) -> list[str]:
         known = self._known.get(document)

@@ -88,7 +88,7 @@ def demo(
 ) -> None:
     """Run the whole service here, with embedded broker, engine and store. Exit status 0 if nothing was lost."""
     from deploy.embedded.process import ProcessFailed
-    from streams.demo import run, traffic
+    from streams.demo import calls, run, traffic
 
     console = Console(stderr=as_json)
     pipelines = pipeline.load_all([PIPELINES])
@@ -98,11 +98,14 @@ def demo(
             known = ", ".join(chosen.name for chosen in pipeline.load_all([PIPELINES]))
             raise WorkerMisconfigured(f"no pipeline {name!r}; there are: {known}")
     folder = PIPELINES / f"{name}.yaml" if file else PIPELINES
-    items = traffic.from_file(file, pipelines[0].source) if file else traffic.shipped(pipelines)
+    texts = [loaded for loaded in pipelines if loaded.stages[0].judge is not None]
+    reviews = [loaded for loaded in pipelines if loaded.stages[0].assemble is not None]
+    spoken = calls.Calls(reviews[0], *calls.shipped()) if reviews else None
+    items = traffic.from_file(file, pipelines[0].source) if file else traffic.shipped(texts)
     logs.configure("WARNING")
     with _folder(keep) as data:
         try:
-            report = run.run(console, items, pipelines, folder, data)
+            report = run.run(console, items, spoken, texts, folder, data)
         except ProcessFailed as error:
             raise WorkerMisconfigured(str(error)) from error
     report.show(console)

@@ -11,6 +11,7 @@ from rich.text import Text
 from sinks.lineage import LineageNode
 from streams.cli.lineage_tree import render
 from streams.demo.account import Account
+from streams.demo.calls import Calls
 
 SMALL_MODEL = (
     "SmolLM2-135M shows that the plumbing works. It is no moderator: its verdicts are often wrong. "
@@ -26,6 +27,7 @@ class Report:
     """
 
     account: Account
+    calls: Calls | None
     rows: int
     stored_twice: int
     seconds: float
@@ -35,12 +37,17 @@ class Report:
     @property
     def duplicated(self) -> int:
         """Verdicts beyond one for each event, in the topic or in the store."""
-        return self.account.duplicated + self.stored_twice
+        return self.account.duplicated + self.stored_twice + (self.calls.duplicated if self.calls is not None else 0)
+
+    @property
+    def lost(self) -> int:
+        """Events without a verdict, and what is missing of the calls."""
+        return self.account.outstanding + (self.calls.lost if self.calls is not None else 0)
 
     @property
     def good(self) -> bool:
         """Nothing lost, nothing duplicated, and the store has what the topic has."""
-        return not self.account.outstanding and not self.duplicated and self.rows == len(self.account.verdicts)
+        return not self.lost and not self.duplicated and self.rows == len(self.account.verdicts)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain values, for JSON."""
@@ -52,7 +59,7 @@ class Report:
             "published": account.publishes,
             "verdicts": len(account.verdicts),
             "rows": self.rows,
-            "lost": account.outstanding,
+            "lost": self.lost,
             "duplicated": self.duplicated,
             "dead_lettered": len(account.dead),
             "seconds": round(self.seconds, 1),
@@ -65,6 +72,7 @@ class Report:
             "agreement": round(agreeing / labelled, 4) if labelled else None,
             "agreement_by_pipeline": by_pipeline,
             "decisions": dict(account.decisions()),
+            **({"calls": self.calls.as_dict()} if self.calls is not None else {}),
             **self.names,
             "note": SMALL_MODEL,
         }
@@ -98,10 +106,30 @@ class Report:
                 f"{pipeline}: {share['agreement']:.0%} with the labels of {share['rows']:.0f} rows "
                 f"(always the most frequent label: {share['most_frequent_label']:.0%})",
             )
-        parts: list[RenderableType] = [table, Text(), Text("Three verdicts and what they rest on", style="bold")]
+        for name, value in self._of_calls():
+            table.add_row(name, value)
+        parts: list[RenderableType] = [table, Text(), Text("Some verdicts and what they rest on", style="bold")]
         for node in self.examples:
             parts += [Text(), render(node)]
         return [*parts, Text(), Text(SMALL_MODEL, style="yellow")]
+
+    def _of_calls(self) -> list[tuple[str, str]]:
+        if self.calls is None:
+            return []
+        found = self.calls.as_dict()
+        said = found["misstatements"]
+        return [
+            (
+                "calls",
+                f"{found['assembled']} of {found['calls']} put together from {found['turns']} shuffled turns",
+            ),
+            ("findings", f"{found['findings']} claims checked, {found['escalations']} for a person to look at"),
+            ("summaries", f"{found['summaries']}"),
+            (
+                "misstatements",
+                f"{said['found']} of {said['planted']} that were planted, and {said['wrongly']} other claims",
+            ),
+        ]
 
 
 def _shares(decisions: dict[str, int]) -> str:

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from streams.demo.account import Account
+from streams.demo.calls import Calls
 
 _LINE_SECONDS = 10.0
 
@@ -17,9 +18,11 @@ _LINE_SECONDS = 10.0
 class Screen:
     """Shows an account while it fills."""
 
-    def __init__(self, console: Console, account: Account, total: int) -> None:
+    def __init__(self, console: Console, account: Account, calls: Calls | None, total: int) -> None:
         self._console = console
         self._account = account
+        self._calls = calls
+        self._claims = calls.claims if calls is not None else 0
         self._total = total
         self._line = 0.0
         self._live = Live(console=console, transient=True, refresh_per_second=4)
@@ -65,4 +68,15 @@ class Screen:
             ),
             ("tokens", f"{account.total('usage', 'input_tokens'):,.0f} in"),
             ("cost", f"{account.total('cost_usd'):.6f} USD"),
+            *self._of_calls(),
+        ]
+
+    def _of_calls(self) -> list[tuple[str, str]]:
+        calls = self._calls
+        if calls is None:
+            return []
+        return [
+            ("calls", f"{len(calls.transcripts)} of {len(calls.calls)}"),
+            ("findings", f"{len(calls.findings)} of {self._claims}"),
+            ("summaries", f"{len(calls.summaries)} of {len(calls.calls)}"),
         ]

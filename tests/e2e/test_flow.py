@@ -242,6 +242,9 @@ def test_metrics_count_what_happened(flow: Flow) -> None:
     assert samples[f"weir_messages_received_total{{{stage}}}"] == len(GOOD) + len(BAD) + 3 + 2
     assert samples["weir_dead_letters_total{pipeline=moderation,reason=not_json,stage=judge}"] == 1
     assert samples[f"weir_event_latency_seconds_count{{{stage}}}"] == len(GOOD)
+    outcomes = (f"weir_sla_rows_total{{outcome={outcome},{stage}}}" for outcome in ("met", "missed"))
+    assert sum(samples[name] for name in outcomes) == len(GOOD)
+    assert samples[f"weir_sla_backlog_messages{{{stage}}}"] == samples[f"weir_sla_forecast_seconds{{{stage}}}"] == 0
     model = f"gen_ai_request_model={flow.verdicts['plain']['model']}"
     tokens = samples[f"gen_ai_client_token_usage_sum{{{model},gen_ai_token_type=input,{stage}}}"]
     assert tokens == sum(v["usage"]["input_tokens"] for v in flow.verdicts.values())

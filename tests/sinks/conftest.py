@@ -15,7 +15,18 @@ from clickhouse_connect.driver.client import Client
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.migrate import migrate
-from sinks.rows import AnyRow, EngineUsageRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
+from sinks.rows import (
+    AnyRow,
+    CallRow,
+    DocumentRow,
+    EngineUsageRow,
+    InferenceCallRow,
+    LineageEdgeRow,
+    PromptRow,
+    SourceRow,
+    TurnRow,
+    VerdictRow,
+)
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
 ROW_ID = (int(NOW.timestamp()) * 1000 + 89) << 80 | 0x7 << 76 | 0b10 << 62 | 1
@@ -148,6 +159,7 @@ _ROWS: dict[type[AnyRow], dict[str, Any]] = {
         "lang": "en",
         "text": "hello",
         "written_at": NOW,
+        "attributes": '{"turn":7}',
     },
     VerdictRow: {
         "row_id": ROW_ID + 1,
@@ -177,6 +189,47 @@ _ROWS: dict[type[AnyRow], dict[str, Any]] = {
         "cost_usd": 0.001,
         "latency_ms": 5,
         "engine_seconds": 0.25,
+        "prompt_version": "v4",
+    },
+    DocumentRow: {
+        "tenant": "acme",
+        "document": "page-1",
+        "event_time": NOW,
+        "row_id": ROW_ID + 2,
+        "withdrawn": False,
+        "lang": "en",
+        "topic": "documents",
+        "partition": 0,
+        "offset": 5,
+        "text": "Towing: 15 miles",
+        "written_at": NOW,
+    },
+    TurnRow: {
+        "topic": "turns",
+        "partition": 3,
+        "tenant": "acme",
+        "call": "call-1",
+        "number": 7,
+        "row_id": ROW_ID,
+        "offset": 41,
+        "final": True,
+        "documents": ["page-1"],
+        "event_time": NOW,
+        "written_at": NOW,
+    },
+    CallRow: {
+        "topic": "turns",
+        "partition": 3,
+        "tenant": "acme",
+        "call": "call-1",
+        "messages": 9,
+        "row_id": ROW_ID + 3,
+        "turns": 8,
+        "missing": 1,
+        "closed_by": "final",
+        "started": NOW,
+        "ended": NOW,
+        "closed_at": NOW,
     },
     InferenceCallRow: {
         "row_id": ROW_ID + 1,

@@ -22,7 +22,8 @@ def judged(tables: Client, make: Make) -> Client:
     new = {"prompt_hash": "h4", "prompt_version": "v4", "judged_at": later, "model": "m-2"}
     old = [make(VerdictRow, row_id=first + n, prompt_hash="h3", prompt_version="v3") for n in range(2)]
     current = [make(VerdictRow, row_id=first + n, **new, decision=d) for n, d in enumerate(("allow", "block"))]
-    current += [make(VerdictRow, row_id=first + n, stage="other", prompt_hash="h5", reused_from=n - 2) for n in (2, 3)]
+    other = {"stage": "other", "prompt_hash": "h5", "prompt_version": "v5"}
+    current += [make(VerdictRow, row_id=first + n, **other, reused_from=n - 2) for n in (2, 3)]
     names = list(VerdictRow._fields)
     tables.insert("verdict_versions_raw", [*old, current[0]], column_names=names)  # one that was kept and is current
     tables.insert("verdicts_raw", [*old, *current], column_names=names)

@@ -32,7 +32,7 @@ class Call:
 
     def __init__(self, make: Make, hours: int) -> None:
         """hours: later than others, so that its rows are others."""
-        made: dict[str, Any] = {"source": "/weir/review/exchanges", "topic": "exchanges"}
+        made: dict[str, Any] = {"source": "/weir/review/exchanges", "topic": "exchanges", "attributes": ""}
         first = make(SourceRow).row_id + (hours * 3_600_000 << 80)
         at = make(SourceRow).event_time
         turn, second = (
@@ -123,7 +123,7 @@ def test_a_transcript_is_a_call_until_a_stage_has_read_it(client: Client, make: 
     assert node is not None
     assert names(node) == ["verdict", ["input call", ["input turn"], ["input turn"]]]
     assert (node.parents[0].facts["call"], node.parents[0].facts["closed_by"]) == ("c-1", "final")
-    put(client, make(SourceRow, row_id=call.transcript.row_id, source="/weir/review/assemble"))
+    put(client, make(SourceRow, row_id=call.transcript.row_id, source="/weir/review/assemble", attributes=""))
     node = ancestors(client, UUID(int=call.summary.row_id))
     assert node is not None
     assert names(node) == ["verdict", ["input transcript", ["input turn"], ["input turn"]]]

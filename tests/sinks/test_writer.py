@@ -18,7 +18,17 @@ from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.errors import RowNotKept, RowRejected, StoreMisconfigured
 from sinks.migrate import migrate
-from sinks.rows import TABLES, EngineUsageRow, InferenceCallRow, LineageEdgeRow, PromptRow, SourceRow, VerdictRow
+from sinks.rows import (
+    TABLES,
+    CallRow,
+    DocumentRow,
+    EngineUsageRow,
+    InferenceCallRow,
+    LineageEdgeRow,
+    PromptRow,
+    SourceRow,
+    VerdictRow,
+)
 from sinks.writer import Writer
 
 Make = Callable[..., Any]
@@ -274,16 +284,19 @@ async def test_views_show_a_row_once(tables: Client, running: Running, make: Mak
         LineageEdgeRow: "written_at",
         VerdictRow: "judged_at",
         EngineUsageRow: "written_at",
+        DocumentRow: "written_at",
+        CallRow: "closed_at",
     }
     again = [make(kind, **{stamp: later}) for kind, stamp in stamps.items()]
     tables.command("SYSTEM STOP MERGES")
     async with running() as writer:
         for rows in ([make(kind) for kind in stamps], again, [make(kind) for kind in stamps]):
             await writer.write(rows)
-    for kind, table in TABLES.items():
+    for kind, stamp in stamps.items():
+        table = TABLES[kind]
         view = table.removesuffix("_raw")
         assert tables.command(f"SELECT count() FROM {table}") == 3
-        rows = tables.query(f"SELECT {stamps[kind]} FROM {view}", tz_mode="aware").result_rows
+        rows = tables.query(f"SELECT {stamp} FROM {view}", tz_mode="aware").result_rows
         assert rows == [(later,)], f"{view} shows the latest, once"
     tables.command("SYSTEM START MERGES")
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,6 +134,7 @@ def verdict() -> Callable[..., Verdict]:
             "output": {},
             "model": "m-1",
             "prompt_hash": "a1",
+            "prompt_version": "v4",
             "parts": 1,
             "reused_from": None,
             "usage": TokenUsage(input_tokens=30, cached_tokens=20, output_tokens=1),
@@ -227,8 +229,8 @@ def store(store_url: str) -> Iterator[StoreSettings]:
 class Engine:
     """A server of the completions API that answers as the text says.
 
-    `spam` in a text makes it spam. `hold NAME` waits until `go("NAME")`. `reject` and `lost` are refused, with 400 and
-    404. seen: prompts in the order in which they came.
+    `spam` in a text makes it spam, also in a document with a claim. `hold NAME` waits until `go("NAME")`. `reject` and
+    `lost` are refused, with 400 and 404. seen: prompts in the order in which they came.
     """
 
     def __init__(self) -> None:
@@ -254,7 +256,7 @@ class Engine:
         self._held.setdefault(name, asyncio.Event()).set()
 
     def texts(self) -> list[str]:
-        return [prompt.rpartition("Message: ")[2].removesuffix("\nLabel:") for prompt in self.seen]
+        return [re.split(r"Message: |\n\nDocument:", prompt)[-1].removesuffix("\nLabel:") for prompt in self.seen]
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "scripted"}]})

@@ -12,6 +12,7 @@ import pytest
 from streams.asyncapi import document
 from streams.cloudevents import headers
 from streams.errors import Reason
+from streams.escalation import escalation_of
 from streams.pipeline import Pipeline, load_all
 from streams.records import Verdict
 from streams.topics import topics_of
@@ -68,6 +69,59 @@ def test_every_stage_reads_publishes_and_gives_up(described: dict[str, Any]) -> 
         "ticket-triage/triage: publish": ("send", "support.triage"),
         "ticket-triage/triage: give up": ("send", "support.tickets.dlq"),
     }
+
+
+def test_the_topics_of_calls_say_what_they_carry(described: dict[str, Any]) -> None:
+    carried = {
+        name.removeprefix("calls."): list(channel["messages"])
+        for name, channel in described["channels"].items()
+        if name.startswith("calls.") and not name.endswith(".dlq")
+    }
+    assert carried == {
+        "documents": ["textMessage", "withdrawal"],
+        "turns": ["textMessage"],
+        "transcripts": ["textMessage"],
+        "exchanges": ["textMessage"],
+        "claims": ["textMessage"],
+        "findings": ["verdict"],
+        "escalations": ["escalation"],
+        "summaries": ["verdict"],
+    }
+    about = {name: described["channels"][f"calls.{name}"]["description"].split()[0].rstrip(".") for name in carried}
+    assert about == {
+        "documents": "Documents",
+        "turns": "Turns",
+        "transcripts": "Calls",
+        "exchanges": "Questions",
+        "claims": "Single",
+        "findings": "Judgements",
+        "escalations": "Judgements",
+        "summaries": "Judgements",
+    }
+    operations = {
+        name.removeprefix("call-review/"): (found["action"], found["channel"]["$ref"].removeprefix("#/channels/calls."))
+        for name, found in described["operations"].items()
+        if name.startswith(("call-review/documents", "call-review/check"))
+    }
+    assert operations == {
+        "documents: read": ("receive", "documents"),
+        "documents: give up": ("send", "documents.dlq"),
+        "check: read": ("receive", "claims"),
+        "check: give up": ("send", "claims.dlq"),
+        "check: publish": ("send", "findings"),
+        "check: escalate": ("send", "escalations"),
+    }
+
+
+def test_an_escalation_fits_the_payload(
+    described: dict[str, Any], verdict: Callable[..., Verdict], event: Callable[..., Any]
+) -> None:
+    payload = described["components"]["messages"]["escalation"]["payload"]
+    schema = {**payload, "components": described["components"]}
+    body = json.loads(escalation_of(verdict(), event(context=["before"])).encode())
+    jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(body)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate({**body, "report": None})
 
 
 def test_a_verdict_fits_the_payload(described: dict[str, Any], verdict: Callable[..., Verdict]) -> None:

@@ -1,116 +1,51 @@
 """A stage takes messages, judges them, publishes, stores, and only then acknowledges."""
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.embedded.process import free_port
-from inference import operators
-from inference.cost import Prices
 from inference.errors import EngineMisconfigured
-from inference.openai import EngineSettings, OpenAiEngine
 from sinks.clickhouse import StoreSettings, connect
-from sinks.judged import Judged
 from sinks.lineage import ancestors
-from sinks.spend import Spend
-from sinks.writer import Writer
 from streams import deferral, topics
-from streams.admission import Admission
-from streams.agent import Services
-from streams.budgets import Budgets, next_day
+from streams.budgets import next_day
 from streams.errors import WorkerMisconfigured
 from streams.judge import JudgeAgent
-from streams.limit import DeadLetterLimit
-from streams.metrics import Metrics
 from streams.pipeline import Pipeline
-from streams.publisher import Publisher
-from streams.rates import Rates
 from streams.settings import Settings
-from streams.usage import UsageLedger
+from tests.streams.agents import Delivery, Running, Shared, acked, named, share
 
 GetMessage = Callable[..., Any]
 Until = Callable[..., Awaitable[Any]]
 Settled = Callable[[], Awaitable[None]]
 
 
-class Delivery:
-    """What Faust gives an agent: a message to be acknowledged."""
+class Judging(Running):
+    """A stage at work."""
 
-    def __init__(self, message: Any) -> None:
-        self.message = message
-        self.acked = asyncio.Event()
+    agent: JudgeAgent
 
-    def ack(self) -> None:
-        self.acked.set()
-
-
-class Stream:
-    """What Faust gives an agent: messages as they come."""
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
-
-    @property
-    async def channel(self) -> AsyncIterator[Delivery]:
-        while True:
-            yield await self._waiting.get()
-
-    def put(self, message: Any) -> Delivery:
-        delivery = Delivery(message)
-        self._waiting.put_nowait(delivery)
-        return delivery
-
-
-class Running:
-    """A stage at work. Messages are given to it with `put`."""
-
-    def __init__(self, agent: JudgeAgent, metrics: Metrics, pipeline: Pipeline, get_message: GetMessage) -> None:
-        self.agent = agent
+    def __init__(self, agent: JudgeAgent, shared: Shared, pipeline: Pipeline, get_message: GetMessage) -> None:
+        super().__init__(agent, shared, get_message)
         self.pipeline = pipeline
         self.verdicts = pipeline.stages[0].writes
-        self.dead = topics.dead_letters(pipeline.source)
         self.deferred = topics.deferred(pipeline.source)
-        self.stopped_by: list[Exception] = []
-        self.usage: UsageLedger
+        self.usage = shared.services.usage
         self.waiting: Callable[[], int]
-        self.messages: list[Any] = []
-        self._metrics = metrics
-        self._stream = Stream()
-        self._message = get_message
-        self._offset = 0
-        self.task = asyncio.create_task(agent.run(self._stream))
-
-    def put(self, value: Any, **fields: Any) -> Delivery:
-        """Deliver the next message of the topic; words alone are its text."""
-        self._offset = fields.get("offset", self._offset + 1)
-        body = {"text": value} if isinstance(value, str) else value
-        now = datetime.now(UTC).timestamp()
-        given = {"topic": self.pipeline.source, "offset": self._offset, "timestamp": now} | fields
-        delivery = self._stream.put(self._message(body, **given))
-        self.messages.append(delivery.message)
-        return delivery
 
     async def put_deferred(self, value: Any, key: bytes | None, headers: Any) -> Delivery:
         """Deliver a message that waited."""
         delivery = Delivery(self._message(value, topic=self.deferred, partition=0, key=key, headers=headers))
         await self.agent.take_deferred(delivery)
         return delivery
-
-    def count(self, name: str, **labels: str) -> float:
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(self._metrics.render().decode())
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        )
 
 
 @pytest.fixture(scope="module")
@@ -127,21 +62,20 @@ async def run(
     message: GetMessage,
     new_topic: Callable[..., Awaitable[str]],
     nowhere: StoreSettings,
-) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
+) -> AsyncIterator[Callable[..., Awaitable[Judging]]]:
     """`await run()`: a running stage with topics of its own; before: with those of another one, as after a restart."""
-    closing: list[Callable[[], Awaitable[None]]] = []
 
     async def start(
         rows_in_flight: int = 100,
         store: StoreSettings = store,
         context: int = 0,
-        before: Running | None = None,
+        before: Judging | None = None,
         version: str = "7",
         dead_letter_share: float = 1,
         limits: Any = None,
         prompts_in_flight: int = 50,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> Running:
+    ) -> Judging:
         pipeline = Pipeline.model_validate(
             {
                 "name": "watch",
@@ -165,70 +99,21 @@ async def run(
                 ],
             }
         )
-        await topics.create(settings, topics.topics_of([pipeline]), 1, 1)
-        client = OpenAiEngine(
-            EngineSettings(engine.url, dialect="openai", prompts_in_flight=prompts_in_flight, context_tokens=100_000)
-        )
-        await client.connect()
-        publisher, metrics = Publisher(settings), Metrics()
-        await publisher.start()
-        writer = Writer(store, linger=0.01)
-        writer.start()
-        stopped_by: list[Exception] = []
-        judged = Judged(store)
-        judged.start()
-        spend = Spend(store)
-        budgets = Budgets({pipeline.name: pipeline.limits}, spend, now)
-        services = Services(
-            publisher=publisher,
-            writer=writer,
-            judged=judged,
-            metrics=metrics,
-            usage=UsageLedger(Prices(1, 0.1, 2), writer, budgets, metrics, "w-1", now),
-            dead_letters=DeadLetterLimit(dead_letter_share),
-            rows_in_flight=rows_in_flight,
-            stop_worker=stopped_by.append,
-        )
-        (stage,) = pipeline.stages
-        operator = operators.create(stage.judge, client, Prices(1, 0.1, 2))
-        admission = Admission(pipeline.name, pipeline.limits, Rates(pipeline.limits), budgets)
-        agent = JudgeAgent(pipeline, stage, operator, admission, services)
-        await (operator if store == nowhere else agent).prepare()  # the agent waits until its prompt is stored
-        running = Running(agent, metrics, pipeline, message)
-        running.stopped_by = stopped_by
-        running.usage = services.usage
+        shared = await share(stack, settings, store, pipeline, rows_in_flight, dead_letter_share, now)
+        agent, client = await shared.judge(pipeline, pipeline.stages[0], engine.url, prompts_in_flight)
+        await (agent._operator if store == nowhere else agent).prepare()  # the agent waits until its prompt is stored
+        running = Judging(agent, shared, pipeline, message)
+        stack.push_async_callback(running.close)
         running.usage.open(client.meter, engine.url)
         running.waiting = lambda: client.waiting
-
-        async def close() -> None:
-            running.task.cancel()
-            agent.cancel()
-            await asyncio.gather(running.task, *agent._tasks, return_exceptions=True)
-            spend.close()
-            await judged.close()
-            await writer.close()
-            await publisher.close()
-            await client.close()
-
-        closing.append(close)
         return running
 
-    yield start
-    for close in closing:
-        await close()
+    async with AsyncExitStack() as stack:
+        yield start
 
 
-Run = Callable[..., Awaitable[Running]]
+Run = Callable[..., Awaitable[Judging]]
 Read = Callable[..., Awaitable[list[Any]]]
-
-
-async def acked(*deliveries: Delivery) -> None:
-    async with asyncio.timeout(15):
-        await asyncio.gather(*(delivery.acked.wait() for delivery in deliveries))
-
-
-def named(headers: Any) -> dict[str, str]:
-    return {name: value.decode() for name, value in headers if value is not None}
 
 
 async def test_a_message_becomes_a_verdict_and_rows(run: Run, read: Read, store: StoreSettings) -> None:
@@ -305,6 +190,7 @@ async def test_a_message_that_cannot_be_judged_is_sent_on_as_it_came(
     }
     assert "hush" not in json.dumps(named(list(found.headers)[3:]))
     assert stage.count("weir_dead_letters_total", reason=reason) == 1
+    assert stage.count("weir_sla_rows_total") == stage.agent.sla.in_flight == 0
     await acked(stage.put("the next is judged"))
     assert len(await read(stage.verdicts, 1)) == 1
 
@@ -330,6 +216,7 @@ async def test_the_same_event_is_judged_once(run: Run, engine: Any, until: Until
     assert len(engine.seen) == 1
     assert stage.count("weir_verdicts_total") == 1
     assert stage.count("weir_messages_repeated_total") == 2
+    assert stage.count("weir_sla_rows_total") == 1
 
 
 async def test_two_messages_of_one_event_have_one_outcome(run: Run, read: Read, engine: Any, until: Until) -> None:
@@ -566,6 +453,7 @@ async def test_rows_near_their_sla_go_first_and_those_that_waited_for_the_day_ar
     engine.go("on")
     await acked(held, origin, waited, near)
     assert engine.texts() == ["hold on", "near", "calm", "waited"]
+    assert stage.agent.sla.quantile(1) < 3600
 
 
 async def test_a_tenant_that_waits_for_its_rate_holds_no_other_back(run: Run, read: Read, until: Until) -> None:
@@ -665,7 +553,7 @@ async def test_past_its_budget_a_tenant_may_wait_for_the_next_day(run: Run, read
     assert told.until == next_day(today[0])
     assert ("own", b"x") in waiting[0].headers
     assert stage.count("weir_rows_deferred_total") == 2
-    assert stage.count("weir_verdicts_total") == 1
+    assert stage.count("weir_verdicts_total") == stage.count("weir_sla_rows_total") == 1
 
     today[0] = told.until
     await acked(await stage.put_deferred(waiting[0].value, waiting[0].key, waiting[0].headers))

@@ -22,10 +22,21 @@ BOUNDED = {
     "dependency",
     "tenant",  # those that a pipeline file names, and `other`
     "use",
+    "closed_by",
+    "outcome",
+    "quantile",
 }
 GAUGES = {
     "weir_rows_in_flight",
     "weir_sla_seconds",
+    "weir_sla_oldest_age_seconds",
+    "weir_sla_age_seconds",
+    "weir_sla_met_ratio",
+    "weir_sla_backlog_messages",
+    "weir_sla_rows_per_second",
+    "weir_sla_forecast_seconds",
+    "weir_sla_will_be_missed",
+    "weir_calls_open",
     "weir_committed_offset",
     "weir_dependency_up",
     "weir_engine_breaker_open",
@@ -100,6 +111,13 @@ def test_latencies_of_hours_have_a_bucket(seconds: float) -> None:
     metrics = Metrics()
     metrics.event_latency.labels("p", "s").observe(seconds)
     assert b'weir_event_latency_seconds_bucket{le="10800.0",pipeline="p",stage="s"} 1.0' in metrics.render()
+
+
+@pytest.mark.parametrize("page", ["sla.md", "limits.md", "reliability.md"])
+def test_pages_name_metrics_that_there_are(root: Path, page: str) -> None:
+    told = set(re.findall(r"\bweir_(?:sla|engine|cost|budget|rows)_[a-z_]+", (root / "docs" / page).read_text("utf-8")))
+    assert told
+    assert told - set(names()) - {f"{name}_" for name in names()} == set()
 
 
 def test_the_page_in_the_repository_is_the_generated_one(root: Path) -> None:

@@ -71,12 +71,29 @@ def told(path: Path) -> list[str]:
 
 def test_the_shipped_files_load(shipped: Path) -> None:
     pipelines = {pipeline.name: pipeline for pipeline in load_all([shipped])}
-    assert set(pipelines) == {"community-moderation", "ticket-triage"}
+    assert set(pipelines) == {"call-review", "community-moderation", "ticket-triage"}
     (moderate,) = pipelines["community-moderation"].stages
     (triage,) = pipelines["ticket-triage"].stages
     assert isinstance(moderate.judge, ModerateSettings)
     assert isinstance(triage.judge, ClassifySettings)
     assert (pipelines["community-moderation"].sla_seconds, pipelines["ticket-triage"].sla_seconds) == (30, 300)
+
+
+def test_the_stages_of_a_review_of_calls(shipped: Path) -> None:
+    review = load(shipped / "call-review.yaml")
+    assert [(stage.name, stage.task, review.reads(stage)) for stage in review.stages] == [
+        ("assemble", "assemble", "calls.turns"),
+        ("exchanges", "cut", "calls.transcripts"),
+        ("claims", "cut", "calls.exchanges"),
+        ("check", "check", "calls.claims"),
+        ("summarize", "summarize", "calls.transcripts"),
+    ]
+    assert [stage.about() for stage in review.stages[:3]] == [
+        "turns into calls, closed after 30m of silence",
+        "into exchanges, answers of agent",
+        "into claims, answers of agent",
+    ]
+    assert review.sla_seconds == 3 * 3600
 
 
 def test_what_is_left_out_has_a_default(write: Write) -> None:
@@ -102,7 +119,7 @@ def test_durations(write: Write, sla: str, seconds: float) -> None:
     assert load(write(GOOD.replace("10s", sla))).sla_seconds == seconds
 
 
-STAGE = "the fields here are: name, reads, writes, context, reuse, judge"
+STAGE = "the fields here are: name, reads, writes, context, reuse, prompt, judge"
 JUDGE = "instruction, examples, calibration, operator"
 
 # What is changed in the good file, and what is told.
@@ -202,6 +219,26 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "two stages of one name": ("name: sort", "name: moderate", r"1: file: two stages are named 'moderate'"),
     "a topic read and written": ("source: messages", "source: verdicts", r"1: file: stage 'moderate' reads and writes"),
+    "two tasks": (
+        "    writes: verdicts",
+        "    writes: verdicts\n    assemble: {silence: 1m}",
+        r"6: stages\.0: a stage has one of judge, cut and assemble",
+    ),
+    "nothing to escalate": (
+        GOOD[GOOD.index("    judge:\n      operator: classify") :],
+        "    cut: {into: claims, answers: [agent]}\n    escalate: {writes: people}\n",
+        r"24: stages\.1: only a stage that judges can escalate",
+    ),
+    "cut into words": (
+        GOOD[GOOD.index("    judge:\n      operator: classify") :],
+        "    cut: {into: words, answers: [agent]}\n",
+        r"27: stages\.1\.cut\.into: Input should be 'exchanges' or 'claims'",
+    ),
+    "a prompt with a space": (
+        "    writes: verdicts",
+        "    writes: verdicts\n    prompt: version 4",
+        r"8: stages\.0\.prompt: String should match pattern",
+    ),
     "one class": (
         "        - name: other\n          definition: the rest\n",
         "",
@@ -279,7 +316,7 @@ def test_files_and_folders_are_read_together(write: Write, shipped: Path, tmp_pa
     write("no pipeline", "notes.txt")
     assert [pipeline.name for pipeline in load_all([tmp_path])] == ["first", "watch"]
     assert [pipeline.name for pipeline in load_all([one, other])] == ["watch", "first"]
-    assert len(load_all([tmp_path, shipped])) == 4
+    assert len(load_all([tmp_path, shipped])) == 5
 
 
 def test_mistakes_of_all_files_are_told_at_once(write: Write, tmp_path: Path) -> None:

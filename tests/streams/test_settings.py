@@ -11,7 +11,7 @@ from streams.errors import WorkerMisconfigured
 from streams.settings import Settings, document, load
 
 ALL = ("kafka", "engine", "clickhouse")
-SECRETS = ("WEIR_KAFKA_PASSWORD", "WEIR_ENGINE_API_KEY", "WEIR_CLICKHOUSE_PASSWORD")
+SECRETS = ("WEIR_KAFKA_PASSWORD", "WEIR_ENGINE_API_KEY", "WEIR_CLICKHOUSE_PASSWORD", "WEIR_OPENLINEAGE_API_KEY")
 
 Set = Callable[..., None]
 
@@ -145,6 +145,8 @@ def test_a_file_that_is_not_there(environment: Set, tmp_path: Path) -> None:
         ("KAFKA_URL", "kafka://a"),
         ("ENGINE_URL", "https://engine.example/v1"),
         ("CLICKHOUSE_URL", "http://127.0.0.1:8123"),
+        ("OPENLINEAGE_URL", "https://catalogue:5000/openapi/openlineage/"),
+        ("OPENLINEAGE_URL", "file:///var/log/events.jsonl"),
     ],
 )
 def test_addresses(environment: Set, name: str, value: str) -> None:
@@ -167,6 +169,11 @@ def test_addresses(environment: Set, name: str, value: str) -> None:
         ("ENGINE_URL", "http://"),
         ("CLICKHOUSE_URL", "clickhouse://a:1"),
         ("CLICKHOUSE_URL", "http://a:x"),
+        ("OPENLINEAGE_URL", "kafka://a:1"),
+        ("OPENLINEAGE_URL", "http://a:x"),
+        ("OPENLINEAGE_URL", "http://a:1/?key=1"),
+        ("OPENLINEAGE_URL", "file://host/events.jsonl"),
+        ("OPENLINEAGE_URL", "file:///"),
     ],
 )
 def test_what_is_no_address(environment: Set, name: str, value: str) -> None:
@@ -186,6 +193,7 @@ def test_what_is_no_address(environment: Set, name: str, value: str) -> None:
         ("KAFKA_URL", "kafka://b:1,{}a:1"),
         ("ENGINE_URL", "http://{}a:1"),
         ("CLICKHOUSE_URL", "https://{}a:1"),
+        ("OPENLINEAGE_URL", "https://{}a:1"),
     ],
 )
 def test_a_url_with_a_password_is_refused_and_not_repeated(

@@ -2,6 +2,8 @@
 
 import html
 import json
+import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
@@ -11,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streams.errors import WorkerMisconfigured
 from streams.health import Health
 from streams.metrics import Metrics
+from streams.sla import StageSla, Waiting
 from streams.web import WebServer
 
 Get = Callable[[str], Awaitable[tuple[int, str, str]]]
@@ -23,7 +26,8 @@ class Worker:
         self.metrics = Metrics()
         self.reasons: dict[str, str | None] = {"broker": None, "engine": None, "store": None}
         self.health = Health({name: self._check(name) for name in self.reasons}, self.metrics)
-        self.web = WebServer("127.0.0.1", 0, self.metrics, self.health)
+        self.sla = StageSla(60)
+        self.web = WebServer("127.0.0.1", 0, self.metrics, self.health, {"<p>/s": self.sla})
 
     def _check(self, name: str) -> Callable[[], Awaitable[str | None]]:
         async def check() -> str | None:
@@ -103,6 +107,19 @@ async def test_the_index_shows_reasons_as_text(worker: Worker, get: Get) -> None
     assert html.escape("<script>alert(1)</script>") in text
     for link in ("/metrics", "/health/live", "/health/ready"):
         assert f"href={link}" in text
+
+
+async def test_the_index_shows_how_stages_stand_to_the_sla(worker: Worker, get: Get) -> None:
+    worker.sla.take(1, time.time() - 120, None)
+    worker.sla.take(2, time.time() - 7, None)
+    worker.sla.finish(2)
+    worker.sla.backlog = lambda: Waiting(3, 0)
+    _, _, text = await get("/")
+    (row,) = re.findall(r"<tr><td>&lt;p&gt;/s</td>(.*?)</tr>", text)
+    cells = re.findall("<td>(.*?)</td>", row)
+    assert (cells[0], cells[5], cells[6]) == ("60.0 s", "100.00%", "3")
+    assert float(cells[1].removesuffix(" s")) >= 120
+    assert cells[8].endswith(" s (late)")
 
 
 async def test_other_pages_and_methods(worker: Worker, get: Get) -> None:

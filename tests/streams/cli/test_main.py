@@ -185,7 +185,8 @@ def test_the_schema_is_brought_up_to_date_once(
 ) -> None:
     monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
     monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", f"{store.database}_more")
-    assert weir("migrate")[:2] == (0, "applied 0001_initial\napplied 0002_reuse_and_rollups\napplied 0003_operators\n")
+    names = ["0001_initial", "0002_reuse_and_rollups", "0003_operators", "0004_calls"]
+    assert weir("migrate")[:2] == (0, "".join(f"applied {name}\n" for name in names))
     assert weir("migrate")[:2] == (0, "the schema is up to date\n")
 
 
@@ -222,7 +223,7 @@ def test_lineage_of_a_row(weir: Weir, store: StoreSettings) -> None:
     status, out, _ = weir("lineage", uuid_text(parent + 1))
     assert status == 0
     assert "not in the store" in out
-    assert "└── input “hello”" in out
+    assert "└── input message, ann: “hello”" in out
     tree = json.loads(weir("lineage", uuid_text(parent + 1), "--json")[1])
     assert (tree["kind"], tree["parents"][0]["facts"]["text"]) == ("missing", "hello")
     missing = uuid_text(5)
