@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint unit chaos bench bench-memory bench-injection load-calls docs lock clean
+.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection load-calls docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|
 
 bench: $(READY) ## the service beside other ways to do the same; writes bench/results.json and docs/performance.md
 	$(PYTHON) -m bench.run $(ARGS)
+
+bench-lineage: $(READY) ## trees among five million edges, their size, and what keeping them costs
+	$(PYTHON) -m bench.run --only lineage $(ARGS)
 
 bench-memory: $(READY) ## a worker's memory under a backlog of a million events
 	$(PYTHON) bench/memory.py $(ARGS)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cost, duplicates, latency, results, saturation, throughput
+from bench import cost, duplicates, latency, lineage, results, saturation, throughput
 from bench.results import Section
 from deploy.embedded import kafka
 from deploy.vllm.server import VllmServer, default_home
@@ -58,6 +58,9 @@ def main() -> int:
             ),
         )
         run(duplicates.NAME, lambda: duplicates.measure(broker, folder, options.duplicates_events, console))
+        if lineage.NAME in options.only:  # it takes minutes and gigabytes: only where it is asked for
+            edges, events, rounds = options.edges, options.lineage_events, options.lineage_rounds
+            run(lineage.NAME, lambda: lineage.measure(broker, folder, edges, events, rounds, console))
         needy = [name for name in (saturation.NAME, cost.NAME) if not options.only or name in options.only]
         if needy:
             with _vllm(options.engine_url, console) as url:
@@ -98,7 +101,7 @@ def _vllm(url: str, console: Console) -> Iterator[str | None]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [throughput.NAME, latency.NAME, duplicates.NAME, saturation.NAME, cost.NAME]
+    names = [throughput.NAME, latency.NAME, duplicates.NAME, lineage.NAME, saturation.NAME, cost.NAME]
     add = parser.add_argument
     add("--only", action="append", default=[], choices=names, help="may be given more than once")
     add("--broker", choices=["tansu", "apache"], help=f"tansu, but apache for {latency.NAME} where Java is")
@@ -108,6 +111,9 @@ def _options() -> argparse.Namespace:
     add("--latency-seconds", type=float, default=30, help="how long messages arrive (%(default)s)")
     add("--latency-rate", type=float, default=200, help="messages a second, at most (%(default)s)")
     add("--duplicates-events", type=int, default=5000, help=f"messages of {duplicates.NAME} (%(default)s)")
+    add("--edges", type=int, default=5_000_000, help=f"of {lineage.NAME}, which must be named (%(default)s)")
+    add("--lineage-events", type=int, default=20_000, help=f"messages of a turn of {lineage.NAME} (%(default)s)")
+    add("--lineage-rounds", type=int, default=5, help="turns of each side there (%(default)s)")
     add("--engine-url", default=os.environ.get(ENGINE_VARIABLE, ""), help=f"a real vLLM ({ENGINE_VARIABLE})")
     add("--device", default="this machine's processor", help="what that vLLM runs on, for the record (%(default)s)")
     add("--turn-seconds", type=float, default=30, help=f"of {saturation.NAME} and {cost.NAME} (%(default)s)")
