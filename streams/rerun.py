@@ -65,10 +65,16 @@ class Plan:
 
 
 def stage_of(pipelines: Sequence[Pipeline], name: str, prompt: str) -> tuple[Pipeline, Stage]:
-    """The stage that is meant by `pipeline/stage`, whose prompt must be of this version. Raises WorkerMisconfigured."""
+    """The stage that is meant by `pipeline/stage`, or by `stage` where only one pipeline has it, whose prompt must be
+    of this version. Raises WorkerMisconfigured.
+    """
     asking = {f"{p.name}/{stage.name}": (p, stage) for p in pipelines for stage in p.stages if stage.judge is not None}
-    if name not in asking:
+    meant = [full for full in asking if name in {full, full.partition("/")[2]}]
+    if not meant:
         raise WorkerMisconfigured(f"no stage {name!r} asks a model; in these pipelines there are: {', '.join(asking)}")
+    if len(meant) > 1:
+        raise WorkerMisconfigured(f"more than one stage is named {name!r}; say which: {', '.join(meant)}")
+    (name,) = meant
     pipeline, stage = asking[name]
     if stage.prompt != prompt:
         has = f"has the prompt {stage.prompt!r}" if stage.prompt else "names no version of its prompt"

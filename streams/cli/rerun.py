@@ -27,7 +27,7 @@ _COUNTS = ("verdicts", "input_tokens", "output_tokens")
 
 def rerun_command(
     pipelines: Annotated[list[Path], typer.Option("--pipelines", "-p", help="Pipeline file with the new prompt.")],
-    stage: Annotated[str, typer.Option(help="Stage to judge anew: pipeline/stage.")],
+    stage: Annotated[str, typer.Option(help="Stage to judge anew: pipeline/stage, or its name.")],
     prompt: Annotated[str, typer.Option(help="Version of the prompt that is to judge, as the file names it.")],
     since: Annotated[str, typer.Option(help="Judged since: RFC 3339, or how long ago, for example 2d.")],
     until: Annotated[str | None, typer.Option(help="Judged before: likewise; default: now.")] = None,

@@ -334,7 +334,10 @@ def test_the_stage_that_is_meant(review: Review) -> None:
     pipelines = [review.pipeline("v4")]
     pipeline, stage = rerun.stage_of(pipelines, f"{review.name}/moderate", "v4")
     assert (pipeline.name, stage.name) == (review.name, "moderate")
-    for name in ("moderate", f"{review.name}/cut", f"{review.name}/none"):
+    assert rerun.stage_of(pipelines, "moderate", "v4") == (pipeline, stage)
+    with pytest.raises(WorkerMisconfigured, match=f"say which: {review.name}/moderate, other/moderate"):
+        rerun.stage_of([*pipelines, pipeline.model_copy(update={"name": "other"})], "moderate", "v4")
+    for name in ("mod", f"{review.name}/cut", f"{review.name}/none"):
         with pytest.raises(WorkerMisconfigured, match=f"asks a model; in these pipelines there are: {review.name}/mod"):
             rerun.stage_of(pipelines, name, "v4")
     with pytest.raises(WorkerMisconfigured, match="moderate has the prompt 'v4', not 'v5'"):
