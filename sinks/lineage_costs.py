@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sinks.lineage import LineageNode
@@ -67,9 +67,15 @@ def _of(node: LineageNode) -> StageCosts | None:
             output_tokens=facts["output_tokens"],
             cost_usd=facts["cost_usd"],
             engine_seconds=facts["engine_seconds"],
-            latency_ms=facts["latency_ms"],
+            latency_ms=_between(facts["event_time"], facts["judged_at"]),  # its own counts from a rerun on
         )
     if node.kind == "source" and facts["made_by"]:
-        latency = (facts["broker_time"] - facts["event_time"]) // timedelta(milliseconds=1)
-        return StageCosts(stage=facts["made_by"], rows=1, latency_ms=max(0, latency))
+        return StageCosts(
+            stage=facts["made_by"], rows=1, latency_ms=_between(facts["event_time"], facts["broker_time"])
+        )
     return None
+
+
+def _between(event: datetime, then: datetime) -> int:
+    """Milliseconds, 0 for a clock that is ahead."""
+    return max(0, (then - event) // timedelta(milliseconds=1))

@@ -47,6 +47,10 @@ _LOOK_AGAIN_SECONDS = 1.0
 _RERUN = "rerun"
 
 
+class _KeepsVerdict(Exception):
+    """The row is to be judged anew and may not be now: a verdict without the model is no better than the one it has."""
+
+
 class JudgeAgent(Agent):
     """The agent of a stage that asks a model.
 
@@ -150,6 +154,9 @@ class JudgeAgent(Agent):
             except BudgetSpent:
                 self._repeats.give_up(identity)  # before it can come back
                 await self._defer(message, turn)
+            except _KeepsVerdict:
+                self._repeats.give_up(identity)
+                self.sla.leave(id(message))
             except Exception as error:
                 if fate_of(error) is not Fate.DEAD_LETTER:
                     raise
@@ -218,6 +225,8 @@ class JudgeAgent(Agent):
         except PAST_LIMIT as past:
             if isinstance(past, BudgetSpent) and self._may_wait(message, event.tenant):
                 raise
+            if event.rerun is not None:
+                raise _KeepsVerdict from past
             self._metrics.by_prior.labels(*self._labels, past.reason).inc()
             found = Reused(prior_judgement(self._settings, self._operator.identity), None)
         judgement = found.judgement

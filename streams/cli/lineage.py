@@ -64,7 +64,7 @@ def _show_influence(found: Influence, meant: str, as_json: bool) -> None:
     if as_json:
         _echo_json({"counts": found.counts, "rows": found.rows})
     elif found.counts:
-        Console().print(_counts(found), _rows(found), sep="\n")
+        Console().print(_counts(found), *([_rows(found)] if found.rows else []), sep="\n")
     if not found.counts:
         typer.echo(f"weir: no verdict of {meant}", err=True)
         raise typer.Exit(1)
@@ -88,14 +88,17 @@ def _counts(found: Influence) -> Table:
 
 
 def _rows(found: Influence) -> Table:
-    table = Table("row", "stage", "decision", "label", "event", "judged", "")
+    table = Table()
+    table.add_column("row", no_wrap=True, min_width=len(str(UUID(int=0))))  # to be copied: never cut
+    for title in ("stage", "decision", "label", "judged", ""):
+        table.add_column(title)
     for row in found.rows:
         table.add_row(
             row["row_id"],
             inert(f"{row['pipeline']}/{row['stage']}"),
             inert(row["decision"]),
             inert(row["label"]),
-            *(f"{row[name]:%Y-%m-%d %H:%M:%S}" for name in ("event_time", "judged_at")),
+            f"{row['judged_at']:%Y-%m-%d %H:%M:%S}",
             "" if row["current"] else "replaced",
         )
     return table

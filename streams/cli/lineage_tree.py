@@ -17,6 +17,7 @@ _TEXT_CHARACTERS = 160
 _EVIDENCE_CHARACTERS = 240
 _SIDE_BY_SIDE = 12  # rows of one role under one node; the rest is only counted
 _ROWS = 400  # in a tree
+_ROUNDING_MS = 2  # of two times and the time between them
 
 
 def shown(node: LineageNode) -> RenderableType:
@@ -136,11 +137,17 @@ def _verdict(facts: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{inert(stage)}, {_time(facts['judged_at'])}",
         f"{inert(facts['model'])}, prompt {inert(prompt)}",
-        f"{tokens}, {spent}, {_ms(facts['latency_ms'])} after the event",
+        f"{tokens}, {spent}, {_ms(facts['latency_ms'])} after {_began(facts)}",
     ]
     if evidence := facts["output"].get("evidence"):
         lines.append(f"evidence: “{_cut(str(evidence), _EVIDENCE_CHARACTERS)}”")
     return lines
+
+
+def _began(facts: Mapping[str, Any]) -> str:
+    """From when on the latency of a verdict counts."""
+    passed = int((facts["judged_at"] - facts["event_time"]).total_seconds() * 1000)
+    return "the event" if passed <= facts["latency_ms"] + _ROUNDING_MS else "it was asked for anew"
 
 
 def _version(old: Mapping[str, Any]) -> str:

@@ -45,6 +45,9 @@ def rerun_command(
         seconds = seconds_of(patience)
     except ValueError as error:
         raise WorkerMisconfigured(f"--patience {patience!r}: {error}") from error
+    if begin >= end:
+        span = f"from {rfc3339(begin.astimezone(UTC))} to {rfc3339(end.astimezone(UTC))}"
+        raise WorkerMisconfigured(f"nothing can have been judged {span}: --since is not before --until, or not past")
     settings = load_settings("kafka", "clickhouse")
     found = ask_store(settings.store, lambda client: rerun.plan(client, *meant, begin, end))
     if not as_json:
@@ -68,7 +71,7 @@ def rerun_command(
 
             await rerun.judge_anew(found, session, publisher, in_flight, seconds, show)
 
-    if not dry_run:
+    if found.replaced and not dry_run:
         try:
             run_async(work())
         except typer.Exit:
@@ -76,12 +79,15 @@ def rerun_command(
             raise
     if as_json:
         typer.echo(orjson.dumps(_report(found, done, dry_run)).decode())
+    elif not found.replaced:
+        typer.echo("nothing to do")
     elif not dry_run:
         typer.echo(_count(done))
-    if not dry_run and done.open:
+    if done.open:
         typer.echo(
             f"weir: {done.open:,} have no new verdict, and none came for {patience}. Does every worker have prompt "
-            f"{plain(prompt)}? Are there dead letters (weir dlq list {plain(found.topic)})? Run it again to go on",
+            f"{plain(prompt)}? Are there dead letters (weir dlq list {plain(found.topic)})? Is a tenant past its "
+            "limits? Run it again to go on",
             err=True,
         )
         raise typer.Exit(1)

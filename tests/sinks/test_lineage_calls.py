@@ -60,7 +60,9 @@ class Call:
             "acme", "policy-7", at, first - (1 << 80), False, "en", "documents", 0, 3, "all of it", at
         )
         self.findings = [
-            make(VerdictRow, row_id=first + (4 << 80) + n, stage="check", output='{"evidence":"it says"}', offset=n)
+            make(
+                VerdictRow, row_id=first + (4 << 80) + n, stage="check", output='{"evidence":"it says"}', offset=n
+            )._replace(judged_at=at + timedelta(milliseconds=5))
             for n in range(2)
         ]
         self.summary = make(VerdictRow, row_id=first + (5 << 80), stage="summarize")

@@ -38,6 +38,7 @@ class Review:
         self.name = f"watch-{uuid4().hex[:8]}"
         self.store = store
         self.progress: list[Progress] = []
+        self.limits: dict[str, Any] = {}
         self._settings = settings
         self._engine = engine
         self._message = message
@@ -65,9 +66,8 @@ class Review:
             "writes": f"{self.source}.pieces",
             "cut": {"into": "claims", "answers": ["ann"]},
         }
-        return Pipeline.model_validate(
-            {"name": self.name, "version": version, "source": self.source, "sla": "10s", "stages": [moderate, cut]}
-        )
+        named = {"name": self.name, "version": version, "source": self.source, "sla": "10s", "limits": self.limits}
+        return Pipeline.model_validate(named | {"stages": [moderate, cut]})
 
     async def worker(self, prompt: str, messages: int = 2) -> "Worker":
         """A worker, which reads what the last one has not read."""
@@ -274,6 +274,26 @@ async def test_a_rerun_that_was_interrupted_goes_on(review: Review, publish: Any
     await second.work()
     assert len(engine.seen) == asked + 1
     assert (await review.rerun("v4", messages=0)).chosen == 0
+
+
+async def test_past_its_limits_a_row_keeps_the_verdict_that_it_has(review: Review, publish: Any) -> None:
+    """A guess would take the place of what a model said."""
+    await publish("one", id="e-1", tenant="acme")
+    first = await review.worker("v3", messages=0)
+    await first.work()
+    await first.stop()
+    review.limits = {"tenants": {"acme": {"tokens_per_day": 0}}}
+    second = await review.worker("v4", messages=0)
+    assert (await review.rerun("v4", patience=0, messages=0)).open == 1
+    await second.work()
+    assert (review.verdicts()["one"]["model"], review.verdicts()["one"]["prompt_version"]) == ("scripted", "v3")
+    assert second.judging.count("weir_rows_judged_by_prior_total") == 0
+    await second.stop()
+    review.limits = {}
+    third = await review.worker("v4", messages=0)
+    assert (await review.rerun("v4", patience=0, messages=0)).chosen == 1
+    await third.work()
+    assert review.verdicts()["one"]["prompt_version"] == "v4"
 
 
 async def test_words_that_are_gone_stay_as_they_are(review: Review, publish: Any) -> None:

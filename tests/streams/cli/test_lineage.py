@@ -120,7 +120,7 @@ def test_up_and_down_as_json(weir: Weir) -> None:
 
 
 @pytest.mark.usefixtures("filled")
-def test_what_a_prompt_or_a_model_decided(weir: Weir) -> None:
+def test_what_a_prompt_or_a_model_decided(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, _ = weir("--down", "--prompt", "v3")
     assert status == 0
     counts, row = (line.split() for line in out.splitlines() if "moderate" in line)
@@ -138,6 +138,8 @@ def test_what_a_prompt_or_a_model_decided(weir: Weir) -> None:
     found = json.loads(weir("--down", "--model", "m-1", "--stage", "watch/moderate", "--limit", 1, "--json")[1])
     assert [count["verdicts"] for count in found["counts"]] == [1, 1]
     assert len(found["rows"]) == 1
+    monkeypatch.setenv("COLUMNS", "80")
+    assert uuid_text(VERDICT) in weir("--down", "--prompt", "v3")[1]
     status, out, err = weir("--down", "--prompt", "v9", "--model", "m-1")
     assert (status, out, err) == (1, "", "weir: no verdict of prompt v9 and m-1\n")
 

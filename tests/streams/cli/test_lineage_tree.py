@@ -28,6 +28,7 @@ VERDICT = {
     "cost_usd": 0.000014,
     "engine_seconds": 0.25,
     "latency_ms": 5,
+    "event_time": AT - timedelta(milliseconds=5),
     "judged_at": AT,
     "output": {},
 }
@@ -88,6 +89,11 @@ def test_older_versions_stand_below_the_verdict() -> None:
     assert lines[-1] == "before: allow spam (0.50), m-1, prompt v3, 2026-03-04 05:06:07 UTC"
 
 
+def test_a_verdict_that_was_given_anew_says_so() -> None:
+    anew = VERDICT | {"event_time": AT - timedelta(hours=1)}
+    assert lines_of(LineageNode("v-1", "verdict", "", anew))[-1].endswith(" 5 ms after it was asked for anew")
+
+
 def test_each_kind_of_row_says_what_it_is() -> None:
     document = {"document": "policy-7", "withdrawn": True, "held_from": AT, "topic": "d", "partition": 0, "offset": 3}
     linked = [
@@ -142,7 +148,8 @@ def test_downwards_the_role_is_that_of_the_row_above() -> None:
 
 def test_what_each_stage_took_stands_below() -> None:
     claim = source("s-1", what="claim", made_by="review/claims", turn=4)
-    second = VERDICT | {"stage": "again", "latency_ms": 90_000, "input_tokens": 1000}
+    later = {"latency_ms": 7, "judged_at": AT + timedelta(seconds=90)}  # it was judged anew
+    second = VERDICT | {"stage": "again", "input_tokens": 1000} | later
     tree = LineageNode("v-2", "verdict", "", second, [LineageNode("v-1", "verdict", "input", VERDICT, [claim])])
     table = [" ".join(line.split()) for line in lines_of(tree, whole=True)[-5:]]
     assert table == [

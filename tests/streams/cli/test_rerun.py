@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,9 @@ def test_what_would_be_done(weir: Weir, file: Path, judged: str) -> None:
     report = json.loads(weir(*options(file, judged), "--dry-run", "--json")[1])
     assert (report["chosen"], report["done"], report["left"], report["dry_run"]) == (2, 0, 0, True)
     assert (report["prompt_hash"], report["replaced"][0]["prompt_hash"]) == ("h4", "h3")
-    assert weir(*options(file, judged), "--until", "30m", "--dry-run")[1].count(": 0 verdicts") == 1
+    out = weir(*options(file, judged), "--until", "30m", "--dry-run")[1]
+    assert ": 0 verdicts of other prompts" in out
+    assert out.splitlines()[-1] == "nothing to do"
 
 
 def test_rows_that_nobody_judges(weir: Weir, file: Path, judged: str, settings: Settings) -> None:
@@ -121,7 +123,7 @@ def test_rows_that_nobody_judges(weir: Weir, file: Path, judged: str, settings: 
     assert out.splitlines()[-1] == "0 of 2 judged anew"
     assert (
         f"weir: 2 have no new verdict, and none came for 0s. Does every worker have prompt v4? Are there dead letters "
-        f"(weir dlq list {judged})? Run it again to go on" in err
+        f"(weir dlq list {judged})? Is a tenant past its limits? Run it again to go on" in err
     )
 
 
@@ -132,6 +134,8 @@ def test_nothing_is_left_to_do(weir: Weir, file: Path, judged: str, store: Store
         f"WHERE pipeline = '{judged}'"
     )
     client.close()
+    status, out, err = weir(*options(file, judged))
+    assert (status, out.splitlines()[-1], err) == (0, "nothing to do", "")
     status, out, _ = weir(*options(file, judged), "--json")
     assert status == 0
     assert (json.loads(out)["chosen"], json.loads(out)["left"]) == (0, 0)
@@ -144,6 +148,8 @@ def test_nothing_is_left_to_do(weir: Weir, file: Path, judged: str, store: Store
         (["--stage", "judge"], "no stage 'judge' asks a model; in these pipelines there are: "),
         (["--since", "yesterday"], "--since 'yesterday' is neither a time"),
         (["--patience", "long"], "--patience 'long': "),
+        (["--since", (NOW + timedelta(days=1)).isoformat()], "--since is not before --until, or not past"),
+        (["--until", "2h"], "--since is not before --until, or not past"),
     ],
 )
 def test_mistakes(weir: Weir, file: Path, change: list[str], says: str) -> None:
