@@ -28,7 +28,13 @@ _STORE_MODES = {
     Kind.STORE_500: Mode.STATUS_500,
     Kind.STORE_FAIL_AFTER: Mode.FAIL_AFTER,
 }
-_HOOKS = {Kind.KILL_AFTER_ANSWER: calls.COMPLETION, Kind.KILL_AFTER_INSERT: calls.INSERT_VERDICTS}
+_HOOKS = {Kind.KILL_AFTER_ANSWER, Kind.KILL_AFTER_INSERT}
+_CALLS = {
+    On.ANSWERS: calls.COMPLETION,
+    On.INSERTS: calls.INSERT_VERDICTS,
+    On.TURN_INSERTS: calls.INSERT_TURNS,
+    On.CALL_INSERTS: calls.INSERT_CALLS,
+}
 
 
 class Faults:
@@ -80,12 +86,13 @@ class Faults:
             self._end(fault)
 
     async def _trigger(self, fault: Fault) -> None:
-        tallies = {
-            On.VERDICTS: self._tape.verdicts_seen,
-            On.ANSWERS: self._lane.engine_proxy.tally(calls.COMPLETION),
-            On.INSERTS: self._lane.store_proxy.tally(calls.INSERT_VERDICTS),
-        }
-        await tallies[fault.on].reaches(fault.count)
+        tallies = {On.VERDICTS: self._tape.verdicts_seen, On.TRANSCRIPTS: self._tape.transcripts_seen}
+        tally = tallies.get(fault.on) or self._proxy(fault).tally(_CALLS[fault.on])
+        await tally.reaches(fault.count)
+
+    def _proxy(self, fault: Fault) -> Proxy:
+        """Which one counts for the fault."""
+        return self._lane.engine_proxy if fault.on is On.ANSWERS else self._lane.store_proxy
 
     def _begin(self, fault: Fault) -> None:
         self.begun.append(fault)
@@ -137,8 +144,7 @@ class Faults:
                 await task
             return bool(fault.seconds)
 
-        proxy = self._lane.engine_proxy if fault.kind is Kind.KILL_AFTER_ANSWER else self._lane.store_proxy
-        proxy.before_answer(_HOOKS[fault.kind], fault.count, hook)
+        self._proxy(fault).before_answer(_CALLS[fault.on], fault.count, hook)
         await over
 
 
