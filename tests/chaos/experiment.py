@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import calls
 import history
+import http_calls
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -179,7 +179,12 @@ class _Experiment:
             result.findings = await self._ask(partial(self._subject.findings, tape, offsets=offsets))
         result.findings.early += sorted(self._early)
         result.judged_again = history.judged_again(
-            [text for call in self._lane.engine_proxy.passed if call.kind == calls.COMPLETION for text in call.texts]
+            [
+                text
+                for call in self._lane.engine_proxy.passed
+                if call.kind == http_calls.COMPLETION
+                for text in call.texts
+            ]
         )
 
     def _worker_settings(self, name: str) -> Settings:

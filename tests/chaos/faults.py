@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
-import calls
+import http_calls
 from lane import Lane
 from proxy import Call, Mode, Proxy
 from schedule import Fault, Kind, On, Schedule
@@ -30,10 +30,10 @@ _STORE_MODES = {
 }
 _HOOKS = {Kind.KILL_AFTER_ANSWER, Kind.KILL_AFTER_INSERT}
 _CALLS = {
-    On.ANSWERS: calls.COMPLETION,
-    On.INSERTS: calls.INSERT_VERDICTS,
-    On.TURN_INSERTS: calls.INSERT_TURNS,
-    On.CALL_INSERTS: calls.INSERT_CALLS,
+    On.ANSWERS: http_calls.COMPLETION,
+    On.INSERTS: http_calls.INSERT_VERDICTS,
+    On.TURN_INSERTS: http_calls.INSERT_TURNS,
+    On.CALL_INSERTS: http_calls.INSERT_CALLS,
 }
 
 
@@ -86,7 +86,11 @@ class Faults:
             self._end(fault)
 
     async def _trigger(self, fault: Fault) -> None:
-        tallies = {On.VERDICTS: self._tape.verdicts_seen, On.TRANSCRIPTS: self._tape.transcripts_seen}
+        tallies = {
+            On.VERDICTS: self._tape.verdicts_seen,
+            On.TRANSCRIPTS: self._tape.transcripts_seen,
+            On.PUBLISHED: self._tape.published_seen,
+        }
         tally = tallies.get(fault.on) or self._proxy(fault).tally(_CALLS[fault.on])
         await tally.reaches(fault.count)
 
@@ -110,8 +114,8 @@ class Faults:
             await _mode(self._lane.store_proxy, _STORE_MODES[kind], seconds)
         else:
             actions: dict[Kind, Callable[[], Awaitable[object]]] = {
-                Kind.KILL: lambda: self._kill(1, 0),
-                Kind.KILL_TWO: lambda: self._kill(2, 0),
+                Kind.KILL: lambda: self._kill(1, seconds),
+                Kind.KILL_TWO: lambda: self._kill(2, seconds),
                 Kind.KILL_AFTER_VERDICT: lambda: self._kill(1, seconds),
                 Kind.ROLLING_RESTART: self._workers.roll,
                 Kind.JOIN: lambda: asyncio.sleep(0, self._workers.join()),

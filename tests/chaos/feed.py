@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import calls
+import http_calls
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -23,7 +23,7 @@ class Feed:
 
     def event_id(self, event: int) -> str:
         """The id that an event carries."""
-        return f"c{self._seed}-{calls.token(event)}"
+        return f"c{self._seed}-{http_calls.token(event)}"
 
     async def publish(self, topic: str, messages: Sequence[Planned], *, pauses: bool) -> None:
         """In order. pauses: keep the pauses that the messages ask for."""
@@ -46,7 +46,7 @@ class Feed:
             return _POISON[message.poison or Poison.EMPTY_TEXT]
         body: dict[str, object] = {
             "id": self.event_id(message.event),
-            "text": f"{calls.token(message.event)} {message.words}",
+            "text": f"{http_calls.token(message.event)} {message.words}",
             "time": (self._start + timedelta(milliseconds=message.event)).isoformat(),
             "thread": message.key,
         }

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-import calls
+import http_calls
 from proxy import Proxy
 from schedule import About
 
@@ -49,9 +49,11 @@ class Lane:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         self._stack = AsyncExitStack()
         self.engine_proxy = Proxy(
-            self._ports["engine proxy"], f"http://127.0.0.1:{self._ports['engine']}", calls.of_engine
+            self._ports["engine proxy"], f"http://127.0.0.1:{self._ports['engine']}", http_calls.of_engine
         )
-        self.store_proxy = Proxy(self._ports["store proxy"], f"http://127.0.0.1:{self._ports['store']}", calls.of_store)
+        self.store_proxy = Proxy(
+            self._ports["store proxy"], f"http://127.0.0.1:{self._ports['store']}", http_calls.of_store
+        )
 
     async def __aenter__(self) -> Self:
         self._engine = await self._start(self._new_engine)

@@ -50,8 +50,8 @@ class Kind(StrEnum):
     STORE_RESTART = "store_restart"
 
 
-SILENCE_SECONDS = 2
-LATE_SECONDS = 4.0  # without any message, so that calls are closed
+SILENCE_SECONDS = 5  # longer than it takes until what is done is committed
+LATE_SECONDS = 7.0  # without any message, so that calls are closed
 
 _APACHE_ONLY = frozenset({Kind.BROKER_RESTART, Kind.BROKER_KILL})  # Tansu keeps its topics in memory
 # After these a worker may be told to stop before it has seen again what was done but not committed.
@@ -70,9 +70,10 @@ class On(StrEnum):
     TURN_INSERTS = "turn_inserts"
     CALL_INSERTS = "call_inserts"
     TRANSCRIPTS = "transcripts"
+    PUBLISHED = "published"  # so that calls are still open and nothing is going on
 
 
-_ON = {About.MESSAGES: (On.VERDICTS, On.ANSWERS, On.INSERTS), About.CALLS: tuple(On)}
+_ON = {About.MESSAGES: (On.VERDICTS, On.ANSWERS, On.INSERTS), About.CALLS: (*On, On.PUBLISHED, On.PUBLISHED)}
 _COUNTS_BATCHES = frozenset({On.INSERTS, On.TURN_INSERTS, On.CALL_INSERTS})
 
 
@@ -150,7 +151,7 @@ class Schedule:
             rng = random.Random(f"{seed}/{broker}")
             judged = rng.randint(25, 60)
             messages = _messages(rng, judged)
-        faults = tuple(_fault(rng, judged, broker, about) for _ in range(rng.choice([1, 1, 1, 2, 2, 3])))
+        faults = tuple(_fault(rng, judged, len(messages), broker, about) for _ in range(rng.choice([1, 1, 1, 2, 2, 3])))
         workers = rng.choice([1, 1, 2, 2, 3])
         if any(fault.kind is Kind.KILL_TWO for fault in faults):
             workers = max(workers, 2)
@@ -189,7 +190,7 @@ def _turns(rng: random.Random, calls: int) -> tuple[Planned, ...]:
     late: list[Planned] = []
     share, event = rng.choice([0, 0.1, 0.3]), 0
     for call in range(calls):
-        start, last, ends = rng.uniform(0, 3 * calls), rng.randint(1, 8), rng.random() < 0.85
+        start, last, ends = rng.uniform(0, 3 * calls), rng.randint(1, 8), rng.random() < 0.7
         corrected = rng.randint(0, last) if rng.random() < 0.2 else None
         mine: list[tuple[float, Planned]] = []
         for number in [*range(last + 1), *([] if corrected is None else [corrected])]:
@@ -224,8 +225,8 @@ def _poison(rng: random.Random, keys: list[str]) -> Planned:
     return Planned(None, rng.choice(list(Poison)), rng.choice(keys), rng.uniform(0, 0.2))
 
 
-def _fault(rng: random.Random, judged: int, broker: str, about: About) -> Fault:
-    """judged: how many rows the engine will see."""
+def _fault(rng: random.Random, judged: int, published: int, broker: str, about: About) -> Fault:
+    """judged: how many rows the engine will see. published: how many messages."""
     kinds = [kind for kind in Kind if broker == "apache" or kind not in _APACHE_ONLY]
     on = {Kind.KILL_AFTER_ANSWER: On.ANSWERS, Kind.KILL_AFTER_INSERT: On.INSERTS, Kind.KILL_AFTER_VERDICT: On.VERDICTS}
     if about is About.CALLS:  # nothing of the engine's concerns them
@@ -234,8 +235,11 @@ def _fault(rng: random.Random, judged: int, broker: str, about: About) -> Fault:
         on[Kind.KILL_AFTER_VERDICT] = rng.choice([On.TRANSCRIPTS, On.VERDICTS])
     kind = rng.choice(kinds)
     chosen = on.get(kind) or rng.choice(_ON[about])
-    most = 4 if chosen in _COUNTS_BATCHES else round(judged * 0.6)
-    return Fault(kind, chosen, rng.randint(1, most), _seconds(rng, kind))
+    most = 4 if chosen in _COUNTS_BATCHES else published if chosen is On.PUBLISHED else round(judged * 0.6)
+    count, seconds = rng.randint(1, most), _seconds(rng, kind)
+    if about is About.CALLS and kind in {Kind.KILL, Kind.KILL_TWO}:
+        seconds = rng.choice([0, 1, 3])
+    return Fault(kind, chosen, count, seconds)
 
 
 def _seconds(rng: random.Random, kind: Kind) -> float:

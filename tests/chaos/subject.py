@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import assembled
-import calls
 import history
+import http_calls
 from assembled import Assembled
 from clickhouse_connect.driver.client import Client
 from feed import Feed
@@ -166,7 +166,9 @@ class Calls(Subject):
 
     def tape(self, bootstrap: str) -> Tape:
         events = {
-            calls.token(m.event): self.feed.event_id(m.event) for m in self.schedule.messages if m.event is not None
+            http_calls.token(m.event): self.feed.event_id(m.event)
+            for m in self.schedule.messages
+            if m.event is not None
         }
         return CallTape(bootstrap, self.reads, f"{self.name}-verdicts", self.schedule.partitions, self._turns, events)
 
