@@ -122,8 +122,8 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """Of its pipeline and its group; its topics begin with it."""
-        return f"chaos-{self.seed}" if self.about is About.MESSAGES else f"chaos-{self.about}-{self.seed}"
+        """Of its pipeline and its group; its topics begin with it. Runs on two brokers share a store."""
+        return f"chaos-{self.about}-{self.broker}-{self.seed}"
 
     @property
     def calls(self) -> int:
