@@ -35,9 +35,9 @@ lint: $(READY) ## style and types
 unit: $(READY) ## tests that take seconds
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
-chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|apache|both JOBS=3
+chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|apache|both ABOUT=messages|calls|both JOBS=3
 	$(PYTHON) tests/chaos/run.py --runs $(or $(RUNS),20) --seed $(or $(SEED),1) --broker $(or $(BROKER),both) \
-		--jobs $(or $(JOBS),3) $(ARGS)
+		--about $(or $(ABOUT),messages) --jobs $(or $(JOBS),3) $(ARGS)
 
 bench: $(READY) ## the service beside other ways to do the same; writes bench/results.json and docs/performance.md
 	$(PYTHON) -m bench.run $(ARGS)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 
-import calls
+import http_calls
 from lane import Lane
 from proxy import Call, Mode, Proxy
 from schedule import Fault, Kind, On, Schedule
@@ -28,7 +28,13 @@ _STORE_MODES = {
     Kind.STORE_500: Mode.STATUS_500,
     Kind.STORE_FAIL_AFTER: Mode.FAIL_AFTER,
 }
-_HOOKS = {Kind.KILL_AFTER_ANSWER: calls.COMPLETION, Kind.KILL_AFTER_INSERT: calls.INSERT_VERDICTS}
+_HOOKS = {Kind.KILL_AFTER_ANSWER, Kind.KILL_AFTER_INSERT}
+_CALLS = {
+    On.ANSWERS: http_calls.COMPLETION,
+    On.INSERTS: http_calls.INSERT_VERDICTS,
+    On.TURN_INSERTS: http_calls.INSERT_TURNS,
+    On.CALL_INSERTS: http_calls.INSERT_CALLS,
+}
 
 
 class Faults:
@@ -82,10 +88,15 @@ class Faults:
     async def _trigger(self, fault: Fault) -> None:
         tallies = {
             On.VERDICTS: self._tape.verdicts_seen,
-            On.ANSWERS: self._lane.engine_proxy.tally(calls.COMPLETION),
-            On.INSERTS: self._lane.store_proxy.tally(calls.INSERT_VERDICTS),
+            On.TRANSCRIPTS: self._tape.transcripts_seen,
+            On.PUBLISHED: self._tape.published_seen,
         }
-        await tallies[fault.on].reaches(fault.count)
+        tally = tallies.get(fault.on) or self._proxy(fault).tally(_CALLS[fault.on])
+        await tally.reaches(fault.count)
+
+    def _proxy(self, fault: Fault) -> Proxy:
+        """Which one counts for the fault."""
+        return self._lane.engine_proxy if fault.on is On.ANSWERS else self._lane.store_proxy
 
     def _begin(self, fault: Fault) -> None:
         self.begun.append(fault)
@@ -103,8 +114,8 @@ class Faults:
             await _mode(self._lane.store_proxy, _STORE_MODES[kind], seconds)
         else:
             actions: dict[Kind, Callable[[], Awaitable[object]]] = {
-                Kind.KILL: lambda: self._kill(1, 0),
-                Kind.KILL_TWO: lambda: self._kill(2, 0),
+                Kind.KILL: lambda: self._kill(1, seconds),
+                Kind.KILL_TWO: lambda: self._kill(2, seconds),
                 Kind.KILL_AFTER_VERDICT: lambda: self._kill(1, seconds),
                 Kind.ROLLING_RESTART: self._workers.roll,
                 Kind.JOIN: lambda: asyncio.sleep(0, self._workers.join()),
@@ -137,8 +148,7 @@ class Faults:
                 await task
             return bool(fault.seconds)
 
-        proxy = self._lane.engine_proxy if fault.kind is Kind.KILL_AFTER_ANSWER else self._lane.store_proxy
-        proxy.before_answer(_HOOKS[fault.kind], fault.count, hook)
+        self._proxy(fault).before_answer(_CALLS[fault.on], fault.count, hook)
         await over
 
 

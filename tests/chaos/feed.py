@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import calls
+import http_calls
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -13,20 +13,19 @@ from tape import EVENT_HEADER, NUMBER_HEADER
 
 
 class Feed:
-    """Publishes to one topic, each message until the broker has it."""
+    """Publishes each message until the broker has it."""
 
-    def __init__(self, bootstrap: str, topic: str, seed: int) -> None:
+    def __init__(self, bootstrap: str, seed: int) -> None:
         self._bootstrap = bootstrap
-        self._topic = topic
         self._seed = seed
         self._number = 0
         self._start = datetime.now(UTC)
 
     def event_id(self, event: int) -> str:
         """The id that an event carries."""
-        return f"c{self._seed}-{calls.token(event)}"
+        return f"c{self._seed}-{http_calls.token(event)}"
 
-    async def publish(self, messages: Sequence[Planned], *, pauses: bool) -> None:
+    async def publish(self, topic: str, messages: Sequence[Planned], *, pauses: bool) -> None:
         """In order. pauses: keep the pauses that the messages ask for."""
         async with AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", request_timeout_ms=10_000) as client:
             for message in messages:
@@ -37,9 +36,7 @@ class Feed:
                 self._number += 1
                 while True:
                     try:
-                        await client.send_and_wait(
-                            self._topic, self._value(message), message.key.encode(), headers=headers
-                        )
+                        await client.send_and_wait(topic, self._value(message), message.key.encode(), headers=headers)
                         break
                     except KafkaError:
                         await asyncio.sleep(0.5)
@@ -47,12 +44,15 @@ class Feed:
     def _value(self, message: Planned) -> bytes | None:
         if message.event is None:
             return _POISON[message.poison or Poison.EMPTY_TEXT]
-        body = {
+        body: dict[str, object] = {
             "id": self.event_id(message.event),
-            "text": f"{calls.token(message.event)} {message.words}",
+            "text": f"{http_calls.token(message.event)} {message.words}",
             "time": (self._start + timedelta(milliseconds=message.event)).isoformat(),
             "thread": message.key,
         }
+        if message.turn is not None:
+            speaker = "agent" if message.turn % 2 else "customer"
+            body |= {"turn": message.turn, "final": message.final, "author": speaker}
         return orjson.dumps(body)
 
 

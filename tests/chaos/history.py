@@ -53,24 +53,33 @@ class Findings:
     duplicated: list[str] = field(default_factory=list)
     out_of_order: list[str] = field(default_factory=list)
     uncommitted: list[str] = field(default_factory=list)
+    early: list[str] = field(default_factory=list)
+    """What was committed before it was done."""
+    corrections: int = 0
+    """Transcripts of a call after its first."""
 
     @property
     def broken(self) -> list[str]:
         """The lines about broken promises."""
-        return [*self.lost, *self.duplicated, *self.out_of_order]
+        return [*self.lost, *self.duplicated, *self.out_of_order, *self.early]
 
 
 def check(history: History) -> Findings:
     """Compare what came out with what went in."""
     found = Findings()
     _check_events(history, found)
-    _check_dead_letters(history, found)
+    check_dead_letters(history.published, history.dead, found)
     _check_order(history, found)
-    for partition, end in sorted(history.ends.items()):
-        at = history.committed.get(partition)
+    check_commits(history.committed, history.ends, found)
+    return found
+
+
+def check_commits(committed: Mapping[int, int], ends: Mapping[int, int], found: Findings) -> None:
+    """Everything must have been committed."""
+    for partition, end in sorted(ends.items()):
+        at = committed.get(partition)
         if end and at != end:
             found.uncommitted.append(f"partition {partition} ends at {end}, committed is {at}")
-    return found
 
 
 def _check_events(history: History, found: Findings) -> None:
@@ -90,10 +99,10 @@ def _check_events(history: History, found: Findings) -> None:
             found.duplicated.append(f"{event}: {verdicts} row ids in Kafka, {rows} verdicts in ClickHouse")
 
 
-def _check_dead_letters(history: History, found: Findings) -> None:
+def check_dead_letters(published: Iterable[Published], letters: Iterable[Place], found: Findings) -> None:
     """A dead letter may stand in its topic twice, as a verdict may: its place of origin tells."""
-    dead = set(history.dead)
-    events = {message.place: message.event for message in history.published}
+    dead = set(letters)
+    events = {message.place: message.event for message in published}
     for place in sorted(events.keys() | dead):
         event = events.get(place)
         if event is None and place not in dead:

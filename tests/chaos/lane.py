@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -12,13 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-import calls
+import http_calls
 from proxy import Proxy
+from schedule import About
 
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.engine import LlamaEngine
 from deploy.embedded.kafka import ApacheKafka, default_jars
-from deploy.embedded.process import ChildProcess, tcp_open
+from deploy.embedded.process import ChildProcess, http_ok, tcp_open
 from deploy.embedded.store import ChdbStore
 from sinks import migrate
 from streams.settings import Settings
@@ -39,16 +41,19 @@ class Lane:
     def __init__(self, folder: Path) -> None:
         """folder: for the data and the logs of the servers."""
         self._folder = folder
-        servers = ("engine", "store", "tansu", "apache", "engine proxy", "store proxy")
+        servers = ("engine", "store", "tansu", "apache", "engine proxy", "store proxy", "instant")
         self._ports = dict(zip(servers, _free_ports(len(servers)), strict=True))
         self._brokers: dict[str, TansuBroker | ApacheKafka] = {}
+        self._instant: ChildProcess | None = None
         # The kernel ends children with the thread that started them; this one lives as long as the process.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="starter")
         self._stack = AsyncExitStack()
         self.engine_proxy = Proxy(
-            self._ports["engine proxy"], f"http://127.0.0.1:{self._ports['engine']}", calls.of_engine
+            self._ports["engine proxy"], f"http://127.0.0.1:{self._ports['engine']}", http_calls.of_engine
         )
-        self.store_proxy = Proxy(self._ports["store proxy"], f"http://127.0.0.1:{self._ports['store']}", calls.of_store)
+        self.store_proxy = Proxy(
+            self._ports["store proxy"], f"http://127.0.0.1:{self._ports['store']}", http_calls.of_store
+        )
 
     async def __aenter__(self) -> Self:
         self._engine = await self._start(self._new_engine)
@@ -64,8 +69,9 @@ class Lane:
         await self._stack.aclose()
         for broker in self._brokers.values():
             broker.signal(signal.SIGCONT)
-        for process in (*self._brokers.values(), self._store, self._engine):
-            process.stop()
+        for process in (*self._brokers.values(), self._store, self._engine, self._instant):
+            if process is not None:
+                process.stop()
         self._starter.shutdown()
 
     def settings(self, broker: str) -> Settings:
@@ -92,10 +98,14 @@ class Lane:
             web_port=0,
         )
 
-    async def need(self, broker: str) -> None:
-        """Have this broker running; it stays."""
+    async def need(self, broker: str, about: About) -> None:
+        """Have this broker running, and the engine for such runs behind its proxy; they stay."""
         if broker not in self._brokers:
             self._brokers[broker] = await self._start(lambda: self._new_broker(broker))
+        if about is About.CALLS and self._instant is None:
+            self._instant = await self._start(self._new_instant)
+        name = "instant" if about is About.CALLS else "engine"
+        self.engine_proxy.upstream = f"http://127.0.0.1:{self._ports[name]}"
 
     async def pause_broker(self, broker: str, seconds: float) -> None:
         """The broker stands still, with its connections open."""
@@ -126,6 +136,14 @@ class Lane:
 
     def _new_engine(self) -> LlamaEngine:
         return LlamaEngine(self._folder / "engine", port=self._ports["engine"], timeout=_START_SECONDS)
+
+    def _new_instant(self) -> ChildProcess:
+        """An engine that answers at once: where calls come together, what their verdicts say is not the matter."""
+        port = self._ports["instant"]
+        argv = [sys.executable, "-m", "bench.instant_engine", "--port", str(port)]
+        process = ChildProcess("instant engine", argv, self._folder / "instant" / "engine.log")
+        process.wait_ready(lambda: http_ok(f"http://127.0.0.1:{port}/health"), _START_SECONDS)
+        return process
 
     def _new_store(self) -> ChdbStore:
         return ChdbStore(self._folder / "store", port=self._ports["store"], timeout=_START_SECONDS)

@@ -75,7 +75,7 @@ class Proxy:
         """classify: which requests count, and as what."""
         self.url = f"http://127.0.0.1:{port}"
         self._port = port
-        self._upstream = upstream
+        self.upstream = upstream
         self._classify = classify
         self._late_seconds = late_seconds
         self._slow_seconds = slow_seconds
@@ -166,7 +166,7 @@ class Proxy:
         return await _pass_on(request, answer, log, call)
 
     async def _forward(self, request: web.Request, body: bytes) -> _Answer | None:
-        url = URL(self._upstream + request.raw_path, encoded=True)
+        url = URL(self.upstream + request.raw_path, encoded=True)
         headers = _end_to_end(request.headers)
         try:
             async with self._session.request(request.method, url, headers=headers, data=body) as response:

@@ -12,13 +12,16 @@ from rich.table import Table
 _COLUMNS = {
     "run": 4,
     "seed": 6,
+    "about": 8,
     "broker": 6,
     "workers": 7,
     "events": 6,
+    "calls": 5,
     "faults": 44,
     "lost": 4,
     "dup": 4,
     "order": 5,
+    "corr": 4,
     "again": 5,
     "recovery": 8,
     "seconds": 7,
@@ -34,9 +37,10 @@ def head(console: Console) -> None:
 def line(console: Console, number: int, result: Result) -> None:
     """One run, as it ends; with what is wrong below it."""
     found = result.findings
-    numbers = (len(found.lost), len(found.duplicated), len(found.out_of_order), result.judged_again)
+    numbers = (len(found.lost), len(found.duplicated), len(found.out_of_order), found.corrections, result.judged_again)
     values = (
-        *(number, result.seed, result.broker, result.workers, result.events, " ".join(result.faults) or "-"),
+        *(number, result.seed, result.about, result.broker, result.workers, result.events, result.calls),
+        " ".join(result.faults) or "-",
         *(*numbers, f"{result.recovery:.1f}", f"{result.seconds:.1f}", len(result.worker_exits)),
     )
     text = "  ".join(f"{value!s:<{width}}" for value, width in zip(values, _COLUMNS.values(), strict=True))
@@ -58,13 +62,23 @@ def by_fault(console: Console, results: Sequence[Result]) -> None:
         for kind in set(result.faults) or {"none"}:
             groups[kind].append(result)
     table = Table(
-        "fault", "runs", "lost", "duplicated", "out of order", "judged again", "exits", "recovery s", "seconds"
+        "fault",
+        "runs",
+        "lost",
+        "duplicated",
+        "out of order",
+        "corrections",
+        "judged again",
+        "exits",
+        "recovery s",
+        "seconds",
     )
     for kind, runs in sorted(groups.items()):
         table.add_row(
             kind,
             str(len(runs)),
             *(str(sum(map(len, column))) for column in zip(*(_lists(r) for r in runs), strict=True)),
+            str(sum(r.findings.corrections for r in runs)),
             str(sum(r.judged_again for r in runs)),
             str(sum(len(r.worker_exits) for r in runs)),
             f"{_mean([r.recovery for r in runs]):.1f}, most {max(r.recovery for r in runs):.1f}",
@@ -87,10 +101,13 @@ def summary(results: Sequence[Result], seconds: float) -> dict[str, Any]:
     return {
         "runs": len(results),
         "events": sum(r.events for r in results),
+        "calls": sum(r.calls for r in results),
         "faults": dict(sorted(Counter(kind for r in results for kind in r.faults).items())),
         "lost": lost,
         "duplicated": duplicated,
         "out_of_order": out_of_order,
+        "committed_early": sum(len(r.findings.early) for r in results),
+        "corrections": sum(r.findings.corrections for r in results),
         "judged_again": sum(r.judged_again for r in results),
         "worker_exits": sum(len(r.worker_exits) for r in results),
         "unclean_stops": sum(len(r.unclean) for r in results),
@@ -99,8 +116,8 @@ def summary(results: Sequence[Result], seconds: float) -> dict[str, Any]:
         "errors": sum(bool(r.error) for r in results),
         "longest_recovery_seconds": round(max((r.recovery for r in results), default=0), 1),
         "seconds": round(seconds, 1),
-        "failed_seeds": [f"{r.seed}/{r.broker}" for r in results if r.failed],
-        "remarkable_seeds": [f"{r.seed}/{r.broker}" for r in results if r.remarkable and not r.failed],
+        "failed_seeds": [r.name for r in results if r.failed],
+        "remarkable_seeds": [r.name for r in results if r.remarkable and not r.failed],
     }
 
 

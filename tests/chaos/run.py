@@ -1,4 +1,4 @@
-"""Many runs with faults from seeds: `python tests/chaos/run.py --runs 20 --seed 1 --broker both --jobs 3`.
+"""Many runs with faults from seeds: `python tests/chaos/run.py --runs 20 --seed 1 --broker both --about both --jobs 3`.
 
 Exit status 1 if anything was lost, duplicated or out of order, or if a run could not be finished.
 """
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle, product
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import report
 from experiment import PATIENCE_SECONDS, Result, run
 from lane import Lane
 from rich.console import Console
-from schedule import Schedule
+from schedule import About, Schedule
 
 from deploy.embedded.kafka import default_jars, fetch, unavailable
 from streams.demo.servers import forget_surroundings
@@ -33,15 +34,19 @@ from streams.demo.servers import forget_surroundings
 _PR_SET_PDEATHSIG = 1
 _BROKERS = {"tansu": ["tansu"], "apache": ["apache"], "both": ["tansu", "apache"]}
 
-Task = tuple[int, str]
+_ABOUT = {"messages": [About.MESSAGES], "calls": [About.CALLS], "both": list(About)}
+
+Task = tuple[int, str, About]
 
 
 def main() -> int:
     """Read the command line, run, report."""
     options = _options()
-    brokers = _BROKERS[options.broker]
-    tasks = options.seeds or [(options.seed + number, brokers[number % len(brokers)]) for number in range(options.runs)]
-    if any(broker == "apache" for _, broker in tasks):
+    turns = cycle(product(_ABOUT[options.about], _BROKERS[options.broker]))
+    tasks = options.seeds or [
+        (options.seed + n, broker, about) for n, (about, broker) in zip(range(options.runs), turns, strict=False)
+    ]
+    if any(broker == "apache" for _, broker, _ in tasks):
         if reason := unavailable(default_jars()):
             print(f"Apache Kafka: {reason}; BROKER=tansu does without", file=sys.stderr)
             return 2
@@ -60,7 +65,7 @@ def main() -> int:
     report.by_fault(console, results)
     if not any(result.folder for result in results):
         shutil.rmtree(folder, ignore_errors=True)
-    if failed := [f"{result.seed}/{result.broker}" for result in results if result.failed]:
+    if failed := [result.name for result in results if result.failed]:
         console.print(f"again: make chaos ARGS='--seeds {','.join(failed)}'", highlight=False)
     console.file.flush()
     print(report.as_json(results, time.monotonic() - started), flush=True)
@@ -71,8 +76,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the others follow")
-    parser.add_argument("--seeds", type=_tasks, help="just these, for example 3/tansu,17/apache")
+    parser.add_argument("--seeds", type=_tasks, help="just these, for example 3/tansu,17/apache/calls")
     parser.add_argument("--broker", choices=_BROKERS, default="both", help="both: in turns")
+    parser.add_argument("--about", choices=_ABOUT, default="messages", help="both: in turns")
     parser.add_argument("--jobs", type=int, default=3, help="runs at once, each with servers of its own")
     parser.add_argument("--keep", action="store_true", help="keep the logs of runs in which all went well, too")
     parser.add_argument("--patience", type=float, default=PATIENCE_SECONDS, help="seconds without progress")
@@ -82,10 +88,12 @@ def _options() -> argparse.Namespace:
 def _tasks(text: str) -> list[Task]:
     tasks = []
     for name in text.split(","):
-        seed, _, broker = name.partition("/")
-        if broker not in {"tansu", "apache"}:
-            raise argparse.ArgumentTypeError(f"{name}: a seed and its broker are needed, as in 3/tansu or 17/apache")
-        tasks.append((int(seed), broker))
+        seed, broker, about = (*name.split("/"), About.MESSAGES)[:3]
+        if broker not in {"tansu", "apache"} or about not in set(About):
+            raise argparse.ArgumentTypeError(
+                f"{name}: a seed and its broker are needed, as in 3/tansu, 17/apache or 17/apache/calls"
+            )
+        tasks.append((int(seed), broker, About(about)))
     return list(dict.fromkeys(tasks))  # a run has its folder and its topics by this name
 
 
@@ -142,9 +150,9 @@ async def _work(data: Path, folder: Path, todo: Any, done: Any, options: argpars
     while True:
         async with Lane(data) as lane:
             while (task := await asyncio.to_thread(todo.get)) is not None:
-                seed, broker = task
-                logs = folder / f"run-{seed}-{broker}"
-                result = await run(lane, Schedule.of(seed, broker), logs, options.patience)
+                seed, broker, about = task
+                logs = folder / f"run-{seed}-{broker}-{about}"
+                result = await run(lane, Schedule.of(seed, broker, about), logs, options.patience)
                 if result.failed or result.remarkable or options.keep:
                     result.folder = str(logs)
                 else:

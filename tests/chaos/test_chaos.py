@@ -1,23 +1,27 @@
 """A few runs of the chaos harness, and the harness itself: `make chaos` makes many more."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
-import calls
+import http_calls
 import pytest
 from aiohttp import web
+from assembled import Assembled, Transcript
+from assembled import check as check_calls
 from experiment import run
-from history import History, Published, Verdict, check, judged_again
+from history import Findings, History, Published, Verdict, check, judged_again
 from lane import Lane
 from proxy import Call, Mode, Proxy
-from schedule import Kind, Schedule
+from schedule import About, Kind, Schedule
 
 from deploy.embedded.process import free_port
 
 SEEDS = [(127, "tansu"), (106, "apache"), (122, "apache")]
 # (seed, broker) of runs that once failed, with the cause. A change of schedule.py gives seeds other schedules.
+CALLS = (277, "tansu")  # a worker is killed when calls are stored as closed and it does not know
 REGRESSIONS = [
     # The broker was paused for longer than a session, and a fetch of Faust's that a rebalance had orphaned swallowed
     # messages: they were not read until the next rebalance. See also tests/streams/test_consumer.py.
@@ -33,22 +37,43 @@ async def lane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lane]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "broker"), [*SEEDS, *REGRESSIONS])
+@pytest.mark.parametrize(
+    ("seed", "broker", "about"),
+    [*((seed, broker, About.MESSAGES) for seed, broker in (*SEEDS, *REGRESSIONS)), (*CALLS, About.CALLS)],
+)
 async def test_nothing_is_lost_or_counted_twice(
-    seed: int, broker: str, lane: Lane, tmp_path: Path, request: pytest.FixtureRequest
+    seed: int, broker: str, about: About, lane: Lane, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if broker == "apache":
         request.getfixturevalue("jars")
-    result = await run(lane, Schedule.of(seed, broker), tmp_path)
+    result = await run(lane, Schedule.of(seed, broker, about), tmp_path)
     assert not result.error
     assert result.faults, "no trigger came: the run shows nothing"
-    assert (result.findings.lost, result.findings.duplicated, result.findings.out_of_order) == ([], [], [])
+    assert result.findings.broken == []
     assert result.unclean == []
 
 
 def test_a_seed_stands_for_one_schedule() -> None:
     assert Schedule.of(5, "tansu") == Schedule.of(5, "tansu")
     assert Schedule.of(5, "tansu") != Schedule.of(6, "tansu")
+
+
+def test_turns_come_late_repeated_out_of_order_and_with_other_words() -> None:
+    plans = [Schedule.of(seed, "apache", About.CALLS) for seed in range(100)]
+    assert {fault.kind for plan in plans for fault in plan.faults} == {
+        kind for kind in Kind if not kind.startswith("engine_")
+    }
+    for plan in plans:
+        turns = [message for message in plan.messages if message.turn is not None]
+        calls = {turn.key: sorted({t.turn for t in turns if t.key == turn.key}) for turn in turns}
+        assert all(numbers == list(range(len(numbers))) for numbers in calls.values())
+        times = Counter(turn.event for turn in turns)
+        said = {key: Counter(t.turn for t in {t.event: t for t in turns if t.key == key}.values()) for key in calls}
+        assert not any(times[turn.event] > 1 and said[turn.key][turn.turn] > 1 for turn in turns)
+    messages = [[m for m in plan.messages if m.turn is not None] for plan in plans]
+    assert any(len({m.event for m in some}) < len(some) for some in messages)
+    assert any(len({(m.key, m.turn) for m in some}) < len({m.event for m in some}) for some in messages)
+    assert any([m.turn for m in some] != sorted(m.turn for m in some) for some in messages)
 
 
 def test_every_fault_comes_about_and_tansu_keeps_its_topics() -> None:
@@ -112,6 +137,45 @@ def test_a_good_history_has_no_findings() -> None:
 )
 def test_a_bad_history_is_reported(history: History, lost: int, duplicated: int, out_of_order: int) -> None:
     found = check(history)
+    assert (len(found.lost), len(found.duplicated), len(found.out_of_order)) == (lost, duplicated, out_of_order)
+
+
+FIRST = Transcript((0, 0), "c", "A", ((0, "a"),))
+WHOLE = Transcript((0, 1), "c", "B", ((0, "a"), (1, "b")))
+CALL = Assembled(
+    turns={"c": {0: "a", 1: "b"}},
+    published={"c": frozenset({(0, "a"), (1, "b")})},
+    transcripts=[FIRST, WHOLE, replace(WHOLE, place=(0, 2))],
+    stored={"a": 1, "b": 1},
+    noted={"c": ("B", 2)},
+)
+
+
+def test_a_corrected_call_is_good() -> None:
+    found = Findings()
+    check_calls(CALL, found)
+    assert (found.broken, found.corrections) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("left", "lost", "duplicated", "out_of_order"),
+    [
+        (replace(CALL, transcripts=[]), 1, 0, 0),
+        (replace(CALL, transcripts=[FIRST], noted={"c": ("A", 2)}), 1, 0, 0),
+        (replace(CALL, transcripts=[WHOLE, replace(FIRST, place=(0, 2))], noted={"c": ("A", 2)}), 1, 0, 1),
+        (replace(CALL, noted={"c": ("A", 2)}), 1, 0, 0),
+        (replace(CALL, stored={"a": 1}), 1, 0, 0),
+        (replace(CALL, stored={"a": 2, "b": 1}), 0, 1, 0),
+        (replace(CALL, transcripts=[replace(WHOLE, turns=(*WHOLE.turns, (1, "b")))]), 0, 2, 0),
+        (replace(CALL, transcripts=[replace(WHOLE, turns=WHOLE.turns[::-1])]), 0, 0, 1),
+        (replace(CALL, transcripts=[replace(WHOLE, place=(0, 0), id="C"), WHOLE]), 0, 1, 0),
+        (replace(CALL, transcripts=[*CALL.transcripts, Transcript((1, 0), "d", "D", ((0, "a"),))]), 0, 1, 0),
+        (replace(CALL, transcripts=[replace(WHOLE, turns=((0, "a"), (1, "x")))]), 1, 2, 0),
+    ],
+    ids=["call", "turn", "stale", "noted", "row", "two rows", "twice", "order", "same", "unknown", "strange"],
+)
+def test_a_bad_call_is_reported(left: Assembled, lost: int, duplicated: int, out_of_order: int) -> None:
+    check_calls(left, found := Findings())
     assert (len(found.lost), len(found.duplicated), len(found.out_of_order)) == (lost, duplicated, out_of_order)
 
 
@@ -225,7 +289,7 @@ async def test_a_hook_runs_before_the_answer_and_may_withhold_it(bench: Bench) -
 
 
 def test_tokens_are_found_in_prompts_only_where_the_message_stands() -> None:
-    assert calls.token(17) == "e-00017"
-    assert calls._last_message("Message: e-00001 shot\nLabel: ok\n\nMessage: e-00017 hello\nLabel:").endswith(
+    assert http_calls.token(17) == "e-00017"
+    assert http_calls._last_message("Message: e-00001 shot\nLabel: ok\n\nMessage: e-00017 hello\nLabel:").endswith(
         "e-00017 hello"
     )

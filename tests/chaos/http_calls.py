@@ -14,6 +14,8 @@ from proxy import Call
 COMPLETION = "completion"
 CALIBRATION = "calibration"
 INSERT_VERDICTS = "insert verdicts_raw"
+INSERT_TURNS = "insert turns_raw"
+INSERT_CALLS = "insert calls_raw"
 
 _TOKEN = re.compile(r"\be-\d{5}\b")
 _INSERT = re.compile(rb"^\s*INSERT INTO\s+(?:`?\w+`?\.)?`?(\w+)`?", re.IGNORECASE)
@@ -25,13 +27,18 @@ def token(event: int) -> str:
     return f"e-{event:05d}"
 
 
+def tokens(text: str) -> list[str]:
+    """The names of events in a text."""
+    return _TOKEN.findall(text)
+
+
 def of_engine(request: web.Request, body: bytes) -> Call | None:
-    """A request for completions, with the names of the events that it is about."""
+    """A request for completions, with the names of the events that each of its prompts is about."""
     if not request.path.endswith("/completions"):
         return None
     prompt = orjson.loads(body)["prompt"]
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    names = tuple(name for text in prompts for name in _TOKEN.findall(_last_message(text)))
+    names = tuple(filter(None, (" ".join(tokens(_last_message(text))) for text in prompts)))
     return Call(COMPLETION if names else CALIBRATION, _bearer(request), names)
 
 
