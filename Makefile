@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON := $(BIN)/python
 READY := $(VENV)/.ready
+# A file's tests share servers, so they stay together. The longest files come first, as their folders are called.
+PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection load-calls docs lock clean
 
@@ -24,8 +26,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## the whole service on this machine, with text that Weir ships
 	$(BIN)/weir demo $(ARGS)
 
-test: lint ## lint, types and all tests
-	$(BIN)/pytest $(ARGS)
+test: lint ## lint, types and all tests: JOBS=3
+	$(PYTEST) $(ARGS)
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .
@@ -33,7 +35,7 @@ lint: $(READY) ## style and types
 	$(BIN)/mypy
 
 unit: $(READY) ## tests that take seconds
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 chaos: $(READY) ## faults from seeds on real parts: RUNS=20 SEED=1 BROKER=tansu|apache|both ABOUT=messages|calls|both JOBS=3
 	$(PYTHON) tests/chaos/run.py --runs $(or $(RUNS),20) --seed $(or $(SEED),1) --broker $(or $(BROKER),both) \

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def jars() -> Path:
+def jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Jars of Apache Kafka; the test is skipped, with the reason, where they cannot be had."""
     folder = default_jars()
-    reason = unavailable(folder)
-    if reason:
-        pytest.skip(f"Apache Kafka: {reason}")
-    fetch(folder)
+    with (tmp_path_factory.getbasetemp().parent / "jars.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Maven's cache is not made for two at once
+        reason = unavailable(folder)
+        if reason:
+            pytest.skip(f"Apache Kafka: {reason}")
+        fetch(folder)
     return folder

@@ -1,6 +1,7 @@
 """A child process that is known to be ready, and that never outlives its parent."""
 
 import ctypes
+import itertools
 import os
 import signal
 import socket
@@ -17,6 +18,11 @@ from typing import Self
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_SECONDS = 0.05
 _LOG_TAIL_LINES = 15
+# Below the ports that the kernel gives to clients and to servers that take any: a client that keeps connecting to a
+# server that is away would in the end be given the server's own port, and be connected with itself.
+_PORTS = range(16_384, 32_768)
+_PORTS_APART = 10_127  # the golden section of them, so that multiples of it come near each other late
+_next_port = itertools.count(os.getpid() * _PORTS_APART)
 
 
 class ProcessFailed(RuntimeError):
@@ -103,10 +109,22 @@ class ChildProcess:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback that was free a moment ago.
+
+    It may stay unbound for long: the kernel gives it to nobody, and a process does not return it again before all
+    others. Processes begin at places far from each other, so that those side by side do not get the same one.
+
+    Raises OSError if all are taken.
+    """
+    for _ in _PORTS:
+        port = _PORTS[next(_next_port) % len(_PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"no free port from {_PORTS[0]} to {_PORTS[-1]}")
 
 
 def tcp_open(port: int) -> bool:

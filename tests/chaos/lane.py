@@ -1,14 +1,11 @@
 """The servers that runs share, behind proxies; each can be taken away and brought back at its address."""
 
 import asyncio
-import os
-import random
 import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,17 +17,13 @@ from schedule import About
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.engine import LlamaEngine
 from deploy.embedded.kafka import ApacheKafka, default_jars
-from deploy.embedded.process import ChildProcess, http_ok, tcp_open
+from deploy.embedded.process import ChildProcess, free_port, http_ok
 from deploy.embedded.store import ChdbStore
 from sinks import migrate
 from streams.settings import Settings
 
 T = TypeVar("T")
 
-# Below the ports that the kernel gives to clients: one that keeps connecting to a server that is away would in the end
-# be given the server's own port, and be connected with itself.
-_PORTS = range(12_000, 30_000)
-_PORTS_A_LANE = 1_000
 _ENGINE_TIMEOUT_SECONDS = 5.0
 _START_SECONDS = 240.0  # a busy machine, not a broken server
 
@@ -42,7 +35,7 @@ class Lane:
         """folder: for the data and the logs of the servers."""
         self._folder = folder
         servers = ("engine", "store", "tansu", "apache", "engine proxy", "store proxy", "instant")
-        self._ports = dict(zip(servers, _free_ports(len(servers)), strict=True))
+        self._ports = {server: free_port() for server in servers}
         self._brokers: dict[str, TansuBroker | ApacheKafka] = {}
         self._instant: ChildProcess | None = None
         # The kernel ends children with the thread that started them; this one lives as long as the process.
@@ -161,11 +154,3 @@ class Lane:
 async def _end(process: ChildProcess, number: signal.Signals) -> None:
     process.signal(number)
     await asyncio.to_thread(process.stop)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports for one lane. They are not taken at once, so each lane, being a process, looks in a range of its own."""
-    lanes = len(_PORTS) // _PORTS_A_LANE
-    start = _PORTS[0] + os.getpid() % lanes * _PORTS_A_LANE
-    candidates = random.SystemRandom().sample(range(start, start + _PORTS_A_LANE), _PORTS_A_LANE)
-    return list(islice((port for port in candidates if not tcp_open(port)), count))

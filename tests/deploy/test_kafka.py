@@ -230,6 +230,7 @@ def test_failed_start_tells_the_log(jars: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_foreground_ends_in_order_on_ctrl_c(jars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the address has to come through a pipe at once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     argv = [sys.executable, "-m", "deploy.embedded.kafka", "--jars", str(jars), "--data", str(tmp_path)]
     with subprocess.Popen([*argv, "--port", str(free_port())], stdout=subprocess.PIPE, text=True) as command:
         try:

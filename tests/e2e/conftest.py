@@ -40,7 +40,7 @@ def service(broker: str, engine: LlamaEngine, tmp_path_factory: pytest.TempPathF
             kafka_url=broker,
             kafka_session_seconds=6,
             engine_url=engine.url,
-            engine_context_tokens=1024,  # long texts take many short parts
+            engine_context_tokens=512,  # long texts take many short parts, which are the same and so are computed once
             clickhouse_url=store.url,
             web_port=free_port(),
             price_input_usd=1,

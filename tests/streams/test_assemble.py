@@ -178,8 +178,8 @@ async def test_orders_and_repetitions_give_one_transcript(start: Start, read: Re
             await acked(stage.turn(number, call=call, final=number == 5))
         found.append({one.key: (row_id(one), spoken(one)) for one in await read(stage.writes, 2)})
         assert stage.count("weir_messages_repeated_total") == 15
-        assert stage.count("weir_calls_closed_total") == 2
         await until(lambda stage=stage: not stage.is_open("c-1") and not stage.is_open("c-2"))
+        assert stage.count("weir_calls_closed_total") == 2
     assert found[0] == found[1]
     assert found[0][b"c-1"][1] == [(number, f"words {number}") for number in range(6)]
 
