@@ -119,7 +119,8 @@ async def test_nobody_passes_until_a_probe_is_answered(breaker: Breaker, probes:
         assert (breaker.state, breaker.successes, probes.count, requests.open) == ("half_open", 0, number, [])
         probe.set_result(False)
         await settle()
-        assert (breaker.state, requests.open) == ("open", [])
+        assert requests.open == []
+        assert breaker.state == ("open" if probes.count == number else "half_open")  # the pause may be over by now
 
     (await probes.next()).set_result(True)
     await settle()
