@@ -28,7 +28,7 @@ WITH RECURSIVE tree AS
     SELECT child, parent, kind FROM lineage_edges_raw
     WHERE child IN (SELECT parent FROM tree WHERE kind != 'reused')
 )
-SELECT DISTINCT child, parent, kind FROM tree LIMIT {limit:UInt32}
+SELECT child, parent, kind FROM tree LIMIT {limit:UInt32}
 """
 _DESCENDANTS = """
 WITH RECURSIVE tree AS
@@ -38,7 +38,7 @@ WITH RECURSIVE tree AS
     SELECT child, parent, kind FROM lineage_edges_raw
     WHERE parent IN (SELECT child FROM tree WHERE kind != 'reused')
 )
-SELECT DISTINCT child, parent, kind FROM tree LIMIT {limit:UInt32}
+SELECT child, parent, kind FROM tree LIMIT {limit:UInt32}
 """
 
 # Facts are JSON, so that all of them come with one query: to begin one takes longer than to find some rows. A row that

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -255,6 +255,11 @@ def _failed(error: RuntimeError, headers: Mapping[str, str]) -> web.Response:
     return web.Response(status=status, text=text, headers={**headers, "X-ClickHouse-Exception-Code": str(code)})
 
 
+def _two(blocks: Iterator[bytes]) -> tuple[bytes, bytes]:
+    """The first two blocks; an empty one stands for the end."""
+    return next(blocks, b""), next(blocks, b"")
+
+
 class Server:
     """The HTTP side: reads requests, runs them on worker threads, writes ClickHouse's answers."""
 
@@ -300,11 +305,14 @@ class Server:
     async def _stream(self, request: web.Request, ask: Ask, headers: dict[str, str]) -> web.StreamResponse:
         """Send block after block; raises RuntimeError only while the answer can still be an error."""
         blocks = self._engine.blocks(ask)
-        block = await self._in_thread(next, blocks, b"")  # an empty one stands for the end
+        first, block = await self._in_thread(_two, blocks)
+        if not block:  # as most answers: it leaves at once
+            return web.Response(body=first, headers=headers)
         tag = uuid.uuid4().hex[:16]
         response = web.StreamResponse(headers={**headers, "X-ClickHouse-Exception-Tag": tag})
         try:
             await response.prepare(request)
+            await response.write(first)
             while block:
                 await response.write(block)
                 block = await self._in_thread(next, blocks, b"")

@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS source_rows_raw
 )
 ENGINE = ReplacingMergeTree(written_at)
 PARTITION BY toYYYYMM(event_time)
-ORDER BY row_id;
+ORDER BY row_id
+SETTINGS index_granularity = 1024;
 
 CREATE TABLE IF NOT EXISTS verdicts_raw
 (
@@ -55,7 +56,8 @@ CREATE TABLE IF NOT EXISTS verdicts_raw
 )
 ENGINE = ReplacingMergeTree(judged_at)
 PARTITION BY toYYYYMM(event_time)
-ORDER BY (pipeline, stage, row_id);
+ORDER BY (pipeline, stage, row_id)
+SETTINGS index_granularity = 1024;
 
 CREATE TABLE IF NOT EXISTS inference_calls_raw
 (
