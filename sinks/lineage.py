@@ -18,18 +18,20 @@ Direction = Literal["parents", "children"]
 _Edges = dict[int, list[tuple[str, int]]]
 _Facts = dict[int, tuple[str, dict[str, Any]]]
 
-# A judgement that was taken over can lead back to where it began, once rows were judged again: the way ends there, and
-# `_walk` begins anew.
-_ANCESTORS = """
-WITH RECURSIVE tree AS
-(
-    SELECT child, parent, kind FROM lineage_edges_raw WHERE child IN {rows:Array(UInt128)}
-    UNION ALL
-    SELECT child, parent, kind FROM lineage_edges_raw
-    WHERE child IN (SELECT parent FROM tree WHERE kind != 'reused')
-)
-SELECT child, parent, kind FROM tree LIMIT {limit:UInt32}
-"""
+_STEPS = 4  # that one query goes up: from a finding to its turns, and as far as to see that these have no parents
+
+
+def _steps_up() -> str:
+    """A query for the edges within some steps above rows. It costs less than a recursive one."""
+    reached = "{rows:Array(UInt128)}"
+    for _ in range(_STEPS - 1):
+        reached = f"(SELECT arrayJoin([child, parent]) FROM lineage_edges_raw WHERE child IN {reached})"  # noqa: S608
+    return f"SELECT child, parent, kind FROM lineage_edges_raw WHERE child IN {reached} LIMIT {{limit:UInt32}}"  # noqa: S608
+
+
+_ANCESTORS = _steps_up()
+# Only a recursive query uses the projection that leads down. A judgement that was taken over can lead back to where it
+# began, once rows were judged again: the way ends there, and `_walk` begins anew.
 _DESCENDANTS = """
 WITH RECURSIVE tree AS
 (
@@ -159,19 +161,27 @@ def _tree(client: Client, row: int, direction: Direction, max_edges: int) -> Lin
 
 def _walk(client: Client, row: int, direction: Direction, max_edges: int) -> list[tuple[int, int, str]]:
     """The edges of the tree, each once; one more than `max_edges` if there are more."""
-    query = _ANCESTORS if direction == "parents" else _DESCENDANTS
+    up = direction == "parents"
+    query, steps = (_ANCESTORS, _STEPS) if up else (_DESCENDANTS, max_edges)
     edges: dict[tuple[int, int, str], None] = {}
     begun: set[int] = set()
     begin = {row}
     while begin and len(edges) <= max_edges:
         rows = sorted(begin)[:KEYS_A_QUERY]
-        begun.update(rows)
         parameters = {"rows": rows, "limit": max_edges + 1}
-        new = client.query(query, parameters=parameters, settings=_ALONE).result_rows
-        edges |= dict.fromkeys((child, parent, kind) for child, parent, kind in new)
-        begin.difference_update(rows)
-        reused = [(child, parent) for child, parent, kind in new if kind == "reused"]
-        begin |= {parent if direction == "parents" else child for child, parent in reused} - begun
+        found = client.query(query, parameters=parameters, settings=_ALONE).result_rows
+        edges |= dict.fromkeys((child, parent, kind) for child, parent, kind in found)
+        next_to: dict[int, set[int]] = defaultdict(set)
+        for child, parent, kind in found:
+            near, far = (child, parent) if up else (parent, child)
+            (begin if kind == "reused" else next_to[near]).add(far)
+        reached = set(rows)
+        for _ in range(steps):
+            begun |= reached
+            reached = {far for near in reached for far in next_to.get(near, ())} - begun
+            if not reached:
+                break
+        begin = (begin | reached) - begun
     return list(edges)[: max_edges + 1]
 
 
