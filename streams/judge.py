@@ -22,6 +22,7 @@ from streams import cloudevents, deferral, records
 from streams.admission import PAST_LIMIT, Admission
 from streams.agent import Agent, Services
 from streams.budgets import BudgetSpent
+from streams.cloudevents import Headers
 from streams.decode import Event, KafkaMessage, size_of
 from streams.deferral import Deferral
 from streams.errors import Fate, WorkerMisconfigured, dead_letter_of, fate_of
@@ -310,14 +311,7 @@ class JudgeAgent(Agent):
         await stored
 
     async def _publish(self, event: Event, verdict: records.Verdict, turn: Turn) -> None:
-        headers = cloudevents.headers(
-            id=verdict.row_id,
-            source=f"/weir/{self.name}",
-            type=records.VERDICT_TYPE,
-            time=verdict.judged_at,
-            subject=event.event_id,
-            extra={"traceparent": event.traceparent} if event.traceparent else {},
-        )
+        headers = self._headers(event, verdict, records.VERDICT_TYPE, event.event_id)
         await turn.come()
         await self._publisher.send(self._stage.writes, event.key, verdict.encode(), headers)
         if self._stage.escalate is not None and verdict.decision in self._stage.escalate.decisions:
@@ -332,16 +326,19 @@ class JudgeAgent(Agent):
             self._broker_latency.observe((now - event.broker_time).total_seconds())
 
     async def _escalate(self, escalate: Escalate, event: Event, verdict: records.Verdict) -> None:
-        headers = cloudevents.headers(
-            id=verdict.row_id,
-            source=f"/weir/{self.name}",
-            type=records.ESCALATION_TYPE,
-            time=verdict.judged_at,
-            subject=event.thread,
-            extra={"traceparent": event.traceparent} if event.traceparent else {},
-        )
+        headers = self._headers(event, verdict, records.ESCALATION_TYPE, event.thread)
         await self._publisher.send(escalate.writes, event.key, escalation_of(verdict, event).encode(), headers)
         self._metrics.escalated.labels(*self._labels, verdict.decision).inc()
+
+    def _headers(self, event: Event, verdict: records.Verdict, type: str, subject: str) -> Headers:
+        return cloudevents.headers(
+            id=verdict.row_id,
+            source=f"/weir/{self.name}",
+            type=type,
+            time=verdict.judged_at,
+            subject=subject,
+            extra={"traceparent": event.traceparent} if event.traceparent else {},
+        )
 
     def _metrics_of_model(self, model: str) -> tuple[Histogram, Histogram, Histogram]:
         named = (*self._labels, model)
