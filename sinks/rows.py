@@ -32,7 +32,8 @@ class VerdictRow(NamedTuple):
 
     reused_from: row id of the verdict whose judgement this one repeats; 0 if the model was asked. output: JSON; empty
     for none. engine_seconds: the share of the engine's time that the judgement took. prompt_version: the name that the
-    pipeline file gives to the prompt.
+    pipeline file gives to the prompt. tier: who gave the judgement, `model` or `screen`. screen: name and version of
+    the screen before the model, empty for none. risk: what that said. audited: the model was to judge it in any case.
     """
 
     row_id: int
@@ -66,6 +67,33 @@ class VerdictRow(NamedTuple):
     confidence_source: str = "logprobs"
     engine_seconds: float = 0.0
     prompt_version: str = ""
+    tier: str = "model"
+    screen: str = ""
+    risk: float = 0.0
+    audited: bool = False
+
+
+class CascadeFitRow(NamedTuple):
+    """Thresholds of a screen and what is promised for them.
+
+    goal: what was to be promised, in words. open: nothing is promised, and the model judges every row. rows, flagged:
+    the sample. claims: JSON. reason: why it is open, or why a threshold is missing.
+    """
+
+    pipeline: str
+    stage: str
+    screen: str
+    prompt_hash: str
+    model: str
+    goal: str
+    fitted_at: datetime
+    open: bool
+    pass_below: float | None
+    flag_from: float | None
+    rows: int
+    flagged: int
+    claims: str
+    reason: str
 
 
 class InferenceCallRow(NamedTuple):
@@ -209,11 +237,13 @@ AnyRow = (
     | DocumentRow
     | TurnRow
     | CallRow
+    | CascadeFitRow
 )
 
 # In the order in which they are written: a verdict that can be read can also be traced.
 TABLES: dict[type[AnyRow], str] = {
     PromptRow: "prompts_raw",
+    CascadeFitRow: "cascade_fits_raw",
     EngineUsageRow: "engine_usage_raw",
     DocumentRow: "documents_raw",
     SourceRow: "source_rows_raw",

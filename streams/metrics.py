@@ -15,6 +15,48 @@ _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 30
 _TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
 
+class CascadeMetrics:
+    """Those of the screen before a model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rows = Counter(
+            "weir_screened_total",
+            "Rows by what the screen before the model says of them, and whether the model judges them in any case.",
+            (*_STAGE, "route", "audited"),
+            registry=registry,
+        )
+        self.open = Gauge(
+            "weir_cascade_open",
+            "1 while the model judges every row, because nothing can be promised for the screen.",
+            _STAGE,
+            registry=registry,
+        )
+        self.evidence = Gauge(
+            "weir_cascade_doubt",
+            "Evidence against the promise for the screen, in rows; 10,000 opens the cascade.",
+            _STAGE,
+            registry=registry,
+        )
+        self.recall = Gauge(
+            "weir_cascade_recall_ratio",
+            "Of what the model flags among audited rows, the share that the screen does not let pass, since the fit.",
+            (*_STAGE, "bound"),
+            registry=registry,
+        )
+        self.saved = Gauge(
+            "weir_cascade_saved_ratio",
+            "Of audited rows, the share that the screen would decide, since the fit.",
+            (*_STAGE, "bound"),
+            registry=registry,
+        )
+        self.precision = Gauge(
+            "weir_cascade_precision_ratio",
+            "Of audited rows that the screen would flag by itself, the share that the model flags, since the fit.",
+            (*_STAGE, "bound"),
+            registry=registry,
+        )
+
+
 class Metrics:
     """The metrics, as attributes. One object a worker."""
 
@@ -39,6 +81,7 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.cascade = CascadeMetrics(r)
         self.reused = Counter(
             "weir_judgements_reused_total",
             "Judgements taken from an earlier row with the same text and context.",

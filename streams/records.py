@@ -110,6 +110,15 @@ class TokenUsage(_Made):
     output_tokens: Tokens
 
 
+class Screening(_Made):
+    """What the screen before the model said of the text."""
+
+    screen: str = Field(description="name and version")
+    risk: Score = Field(description="its probability that the text is to be flagged")
+    tier: Literal["screen", "model"] = Field(description="who gave the judgement")
+    audited: bool = Field(description="whether the model was to judge it whatever the screen says")
+
+
 class Verdict(_Made):
     """One judgement. The same event always has the same `row_id`: a reader that keys by it counts each event once."""
 
@@ -128,7 +137,8 @@ class Verdict(_Made):
     scores: dict[str, Score] = Field(description="calibrated probability of each label; extract: of each field's value")
     confidence: Score = Field(description="probability that the decision rests on")
     confidence_source: ConfidenceSource = Field(
-        description="logprobs: the model's own probabilities; votes: how far several answers agree"
+        description="logprobs: the model's own probabilities; votes: how far several answers agree; prior: "
+        "nobody was asked; screen: the model was not asked"
     )
     output: dict[str, Any] = Field(
         description="extract: the fields; check: the claim and the evidence; summarize: the summary; otherwise empty"
@@ -137,6 +147,7 @@ class Verdict(_Made):
     prompt_hash: str
     prompt_version: str = Field(description="the pipeline file's name for the prompt; empty for none")
     parts: int = Field(ge=1, description="how many parts the text was judged in")
+    screening: Screening | None = Field(description="where a screen stands before the model; otherwise null")
     reused_from: str | None = Field(
         description="row id of the verdict whose judgement this is, where the model was not asked again"
     )
@@ -155,7 +166,8 @@ class Verdict(_Made):
 
     def encode(self) -> bytes:
         """The verdict as JSON, times in RFC 3339 to the millisecond."""
-        nested = {"source": vars(self.source), "usage": vars(self.usage)}
+        screening = vars(self.screening) if self.screening else None
+        nested = {"source": vars(self.source), "usage": vars(self.usage), "screening": screening}
         times = {"event_time": _utc(self.event_time), "judged_at": _utc(self.judged_at)}
         return orjson.dumps(vars(self) | nested | times)
 

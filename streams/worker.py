@@ -18,11 +18,13 @@ from faust.types import TP
 from inference import operators
 from inference.cost import Prices
 from inference.openai import OpenAiEngine
+from inference.operators.moderate import ModerateSettings
 from inference.room import Room
 from sinks import clickhouse, migrate
 from sinks.calls import Calls
 from sinks.documents import Documents
 from sinks.judged import Judged
+from sinks.session import Session
 from sinks.spend import Spend
 from sinks.writer import Writer
 from streams.admission import Admission
@@ -53,6 +55,7 @@ from streams.web import WebServer
 from streams.window import Window
 
 if TYPE_CHECKING:
+    from streams.cascade import Cascade
     from streams.openlineage import RunEvents
 
 log = logging.getLogger(__name__)
@@ -149,10 +152,23 @@ class Worker:
         """The agent of a stage. Raises WorkerMisconfigured."""
         if stage.judge is not None:
             operator = operators.create(stage.judge, self._engine, self._settings.prices)
-            return JudgeAgent(pipeline, stage, operator, self._admissions[pipeline.name], services)
+            cascade = self._cascade(pipeline, stage)
+            return JudgeAgent(pipeline, stage, operator, self._admissions[pipeline.name], services, cascade)
         if stage.cut is not None:
             return CutAgent(pipeline, stage, Room(self._engine).count, services)
         return AssembleAgent(pipeline, stage, self._calls, services)
+
+    def _cascade(self, pipeline: Pipeline, stage: Stage) -> "Cascade | None":
+        """The screen before the model of a stage, if it has one. Raises WorkerMisconfigured."""
+        if stage.cascade is None or not isinstance(stage.judge, ModerateSettings):
+            return None
+        try:
+            from streams.cascade import Cascade
+        except ModuleNotFoundError as error:
+            raise WorkerMisconfigured(
+                f"{pipeline.name}/{stage.name}: a cascade needs the extra `screen`: pip install 'weir[screen]' ({error})"
+            ) from error
+        return Cascade(pipeline.name, stage.name, stage.cascade, stage.judge, self._metrics)
 
     def _admission(self, pipeline: Pipeline) -> Admission:
         """What bounds the rows of a pipeline, with metrics that show it."""
@@ -208,8 +224,19 @@ class Worker:
             await persist(agent.prepare)
         stack.push_async_callback(self._end_beside)
         self._start_beside(self._usage.run())
+        self._start_cascades(stack)
         self._start_beside(self._backlog.run())
         self._start_beside(persist(self._deferred.run))
+
+    def _start_cascades(self, stack: AsyncExitStack) -> None:
+        found = [agent.cascade for agent in self._agents if isinstance(agent, JudgeAgent) and agent.cascade]
+        if not found:
+            return
+        session = Session(self._settings.store, "clickhouse-cascades")
+        stack.callback(session.close)
+        for cascade in found:
+            stack.push_async_callback(cascade.close)
+            self._start_beside(cascade.follow(session, self._writer))
 
     async def _consume(self) -> None:
         """Read until told to stop, with a new consumer whenever one ends. Rows in flight go on meanwhile."""
