@@ -145,7 +145,7 @@ def test_nothing_is_left_to_do(weir: Weir, file: Path, judged: str, store: Store
     ("change", "says"),
     [
         (["--prompt", "v5"], "has the prompt 'v4', not 'v5': change the prompt in the pipeline file and deploy it"),
-        (["--stage", "judge"], "no stage 'judge' asks a model; in these pipelines there are: "),
+        (["--stage", "juge"], "no stage 'juge' asks a model; in these pipelines there are: "),
         (["--since", "yesterday"], "--since 'yesterday' is neither a time"),
         (["--patience", "long"], "--patience 'long': "),
         (["--since", (NOW + timedelta(days=1)).isoformat()], "--since is not before --until, or not past"),
