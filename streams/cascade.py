@@ -2,9 +2,9 @@
 
 The promise is about the model of the stage, or about people. For people the thresholds stand in the pipeline file. For
 the model they are found while the service runs. At first the cascade is open, which means that the model judges every
-row; from these rows thresholds are fitted (`inference.cascade.guarantee`). From then on a random share of the
-rows still goes to the model, and when these put the promise in doubt (`inference.cascade.audit`) the cascade opens again. What was
-fitted when, and why it was opened, is in ClickHouse (`cascade_fits`), where all workers look for it.
+row; from these rows thresholds are fitted (`inference.cascade.guarantee`). From then on a random share of the rows
+still goes to the model. When these put the promise in doubt (`inference.cascade.audit`), the cascade opens again. What
+was fitted when, and why it was opened, is in ClickHouse (`cascade_fits`), where all workers look for it.
 """
 
 import asyncio

@@ -166,7 +166,7 @@ class Worker:
             from streams.cascade import Cascade
         except ModuleNotFoundError as error:
             raise WorkerMisconfigured(
-                f"{pipeline.name}/{stage.name}: a cascade needs the extra `screen`: pip install 'weir[screen]' ({error})"
+                f"{pipeline.name}/{stage.name}: cascade needs the extra `screen`: pip install 'weir[screen]' ({error})"
             ) from error
         return Cascade(pipeline.name, stage.name, stage.cascade, stage.judge, self._metrics)
 
