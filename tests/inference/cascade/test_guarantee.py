@@ -59,6 +59,15 @@ def test_both_claims_hold_together_where_each_is_just_untrue() -> None:
     assert failures > 0.035 * runs, failures
 
 
+def test_precision_is_not_found_by_looking_for_it() -> None:
+    """Of a screen that knows nothing the best threshold of a sample looks better than it is."""
+    goal, failures = Goal(0.95, 0.95), 0
+    for seed in range(300):
+        chance = np.random.default_rng(seed)
+        failures += fit(chance.random(1000), chance.random(1000) < 0.949, goal).flag_from is not None
+    assert kept(failures, 300, 0.025), failures
+
+
 def test_what_is_claimed_comes_back_with_its_evidence() -> None:
     risk, flagged = Traffic().sample(4000, seed=1)
     found = fit(risk, flagged, Goal(0.95, 0.9))

@@ -9,7 +9,7 @@ from scipy.stats import beta
 
 @dataclass(frozen=True)
 class Traffic:
-    """share: of the rows that the reference flags. steps: if not 0, risks are multiples of 1 / steps, so many are equal."""
+    """share: of the rows that the reference flags. steps: if not 0, risks are multiples of 1 / steps, so with ties."""
 
     share: float = 0.3
     steps: int = 0
