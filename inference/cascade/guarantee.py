@@ -25,7 +25,6 @@ from inference.cascade.rows import Flags, Scores, checked, halves
 METHOD = "fixed-sequence testing, exact binomial tails"
 
 _CANDIDATES = 64  # thresholds tested for precision; a test at each value would more often end early by chance
-_SEED = 1
 _SAID = {
     "recall": ("of what the reference flags, the screen lets pass no more than leaves {}", "were let pass"),
     "precision": ("of what the screen flags by itself, the reference flags at least {}", "it does not flag"),
@@ -189,7 +188,7 @@ def _flag_from(
     risks: Scores, flags: Flags, precision: float, delta: float, pass_below: float | None
 ) -> tuple[float | None, Claim | None, list[str]]:
     """The lowest threshold from which on the screen is right often enough, not below `pass_below` if one is not."""
-    first, second = halves(len(risks), _SEED)
+    first, second = halves(risks, flags)
     kept: list[tuple[float, Claim]] = []
     for threshold in _path(risks[first], flags[first], 1 - precision):
         said = flags[second][risks[second] >= threshold]

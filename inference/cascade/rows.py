@@ -1,6 +1,7 @@
 """The calibration sample: what rows were scored, and what the reference said of them."""
 
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,7 +38,12 @@ def checked(scores: ArrayLike, flagged: ArrayLike) -> tuple[Scores, Flags]:
     return found, flags.astype(bool)
 
 
-def halves(rows: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of two halves by chance, whatever order the rows are in; the second has the odd one."""
-    order = np.random.default_rng(seed).permutation(rows)
-    return order[: rows // 2], order[rows // 2 :]
+def halves(scores: Scores, flags: Flags) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of two halves by chance, whatever order the rows are in; the second has the odd one.
+
+    The rows are the seed: the same sample is always halved alike, and two samples are not, which one seed for all would
+    do to rows that are sorted.
+    """
+    seed = crc32(flags.tobytes(), crc32(scores.tobytes()))
+    order = np.random.default_rng(seed).permutation(len(flags))
+    return order[: len(flags) // 2], order[len(flags) // 2 :]

@@ -18,14 +18,13 @@ from math import inf
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inference.cascade.binomial import lower_bound, most_failures, rows_needed, tail
+from inference.cascade.binomial import lower_bound, most_failures, rows_needed, tail, tails
 from inference.cascade.guarantee import Claim, Goal, TooFewRows, between
 from inference.cascade.rows import Flags, Scores, checked, halves
 
 METHOD = "Pareto testing, exact binomial tails"
 
-_PASSES, _FLAGS = 12, 6  # thresholds a tier that are tried
-_SEED = 1
+_PASSES, _FLAGS = 8, 3  # thresholds a tier that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def fit_tiers(scores: ArrayLike, flagged: ArrayLike, goal: Goal, costs: Sequence
         raise ValueError(
             f"a cost from 0 on is needed for each of {found.shape[1]} tiers and the reference, not {costs}"
         )
-    first, second = halves(len(flags), _SEED)
+    first, second = halves(found, flags)
     goal_alone = Goal(goal.recall, None, goal.confidence)
     if most_failures(int(flags[second].sum()), 1 - goal.recall, goal_alone.delta) < 0:
         raise TooFewRows(len(flags), int(flags.sum()), goal_alone, parts=2)
@@ -128,12 +127,14 @@ def _path(scores: Scores, flags: Flags, goal: Goal, costs: Sequence[float]) -> l
     """Settings that cost less than all safer ones, the safest first."""
     grids = [_grid(scores[:, tier], flags, goal) for tier in range(scores.shape[1])]
     flagged = int(flags.sum())
-    rated = []
-    for setting in product(*grids):
-        counted = _count(scores, flags, setting)
-        cost = float(np.dot(costs, counted.asked))
-        rated.append((_p_value(counted, flagged, goal, flags=_flags(setting)), cost, setting))
-    rated.sort(key=lambda each: each[:2])
+    settings = list(product(*grids))
+    counts = [_count(scores, flags, setting) for setting in settings]
+    p_values = tails(np.array([each.missed for each in counts]), np.full(len(counts), flagged), 1 - goal.recall)
+    if goal.precision is not None:
+        false, caught = np.array([each.false for each in counts]), np.array([each.caught for each in counts])
+        p_values = np.maximum(p_values, np.where(caught > 0, tails(false, caught, 1 - goal.precision), 0))
+    spent = [float(np.dot(costs, each.asked)) for each in counts]
+    rated = sorted(zip(p_values.tolist(), spent, settings, strict=True), key=lambda each: each[:2])
     cheapest, path = costs[-1] * len(flags), []
     for _, cost, setting in rated:
         if cost < cheapest:
