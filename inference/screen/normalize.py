@@ -11,8 +11,8 @@ VERSION = 1  # of what `normalized` does; a screen is trained on one version and
 
 _PASSES = 5  # of Unicode's folding; two are enough for text that nobody built to need more
 
-# Look-alikes of Latin letters among Cyrillic, Greek and Armenian ones, small ones and capitals made small, after Unicode
-# Technical Standard 39.
+# Look-alikes of Latin letters among Cyrillic, Greek and Armenian ones, small ones and capitals made small, after
+# Unicode Technical Standard 39.
 _LOOK_ALIKES = {
     "a": "аα",
     "b": "вьβ",
@@ -45,7 +45,14 @@ _LATIN_NAME = re.compile(
     r"(?:SMALL LETTER|CAPITAL LETTER|LETTER SMALL CAPITAL|LETTER|SYMBOL LETTER) (?:SMALL )?(?:DOTLESS |SCRIPT |OPEN )?"
     r"([A-Z])(?: WITH .*)?"
 )
-_LATIN_BLOCKS = ((0xC0, 0x2B0), (0x1D00, 0x1DC0), (0x1E00, 0x1F00), (0x2C60, 0x2C80), (0xA720, 0xA800), (0x1F100, 0x1F200))
+_LATIN_BLOCKS = (
+    (0xC0, 0x2B0),
+    (0x1D00, 0x1DC0),
+    (0x1E00, 0x1F00),
+    (0x2C60, 0x2C80),
+    (0xA720, 0xA800),
+    (0x1F100, 0x1F200),
+)
 _MARKS = ((0x300, 0x370), (0x1AB0, 0x1B00), (0x1DC0, 0x1E00), (0x20D0, 0x2100), (0xFE00, 0xFE10), (0xFE20, 0xFE30))
 _FILLERS = "\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters by category, and nothing to see
 

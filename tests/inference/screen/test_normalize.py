@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from inference.screen.normalize import normalized
 
 # Texts of what the steps look for, so that they meet one another.
-TRICKS = st.text(st.sampled_from("abesixlo 0134578@$!|._-*/аеоѕιяд\u0301\u200b\u200d\u3099ÄßİΣﬁ１\n\t가か"), max_size=24)
+TRICKS = st.text(
+    st.sampled_from("abesixlo 0134578@$!|._-*/аеоѕιяд\u0301\u200b\u200d\u3099ÄßİΣﬁ１\n\t가か"), max_size=24
+)
 LETTERS = {
     "Cyrillic": ("\u0430", "\u044f"),
     "Greek": ("\u03b1", "\u03c9"),
@@ -34,12 +36,18 @@ def test_twice_is_once(text: str) -> None:
 def test_words_of_other_scripts_are_whole(script: str, data: st.DataObject) -> None:
     first, last = LETTERS[script]
     letters = st.characters(min_codepoint=ord(first), max_codepoint=ord(last), categories=["Lo", "Ll"])
-    word = data.draw(st.text(letters, min_size=1, max_size=8).filter(lambda word: unicodedata.is_normalized("NFKC", word)))
+    word = data.draw(
+        st.text(letters, min_size=1, max_size=8).filter(lambda word: unicodedata.is_normalized("NFKC", word))
+    )
     if not any(a == b == c for a, b, c in zip(word, word[1:], word[2:], strict=False)):
         assert normalized(f"so {word}, {word} ok") == f"so {word}, {word} ok"
 
 
-@given(st.text(st.sampled_from("abcdefghij "), max_size=60), st.integers(0, 60), st.sampled_from("\u200b\u2060\ufeff\u00ad\u0336"))
+@given(
+    st.text(st.sampled_from("abcdefghij "), max_size=60),
+    st.integers(0, 60),
+    st.sampled_from("\u200b\u2060\ufeff\u00ad\u0336"),
+)
 def test_what_shows_nothing_changes_nothing(text: str, at: int, unseen: str) -> None:
     assert normalized(text[:at] + unseen + text[at:]) == normalized(text)
 
@@ -82,7 +90,9 @@ def test_harmless_text_stays(text: str) -> None:
     assert normalized(text) == text
 
 
-@pytest.mark.parametrize("part", ["$", "@", "a.", "a ", ". ", "1a", "a1", "а$", "\u0301", "\u200d", "aа", "!", "_a", "|"])
+@pytest.mark.parametrize(
+    "part", ["$", "@", "a.", "a ", ". ", "1a", "a1", "а$", "\u0301", "\u200d", "aа", "!", "_a", "|"]
+)
 def test_time_grows_with_length_only(part: str) -> None:
     """A regular expression that tries all ways would not end here."""
     assert isinstance(normalized(part * 100_000), str)
