@@ -136,7 +136,8 @@ OTHERS = {
     "alt-profanity-check": "from profanity_check import predict_prob\nscores = predict_prob(texts)",
     "hatesonar": (
         "from hatesonar import Sonar\nask = Sonar()\n"
-        "scores = [1 - [c['confidence'] for c in ask.ping(t)['classes'] if c['class_name'] == 'neither'][0] for t in texts]"
+        "fine = lambda found: sum(c['confidence'] for c in found['classes'] if c['class_name'] == 'neither')\n"
+        "scores = [1 - fine(ask.ping(text)) for text in texts]"
     ),
 }
 
