@@ -64,10 +64,12 @@ class ScreenBatcher:
             found = await asyncio.get_running_loop().run_in_executor(
                 self._thread, self._ask, [text for text, _ in batch]
             )
-        except Exception as error:
+        except BaseException as error:
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
         else:
             for (_, answer), scores in zip(batch, found, strict=True):
                 if not answer.done():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -40,7 +40,7 @@ class Features(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low: Annotated[int, Field(ge=1, le=8)] = 2
+    low: Annotated[int, Field(ge=1, le=8)] = 3
     high: Annotated[int, Field(ge=1, le=8)] = 5
     bits: Annotated[int, Field(ge=10, le=22)] = 18
     normalization: Literal[0, 1] = 1
@@ -137,11 +137,11 @@ class Screen:
 
     def _ask(self, words: Sequence[str]) -> Scores:
         grams = self._vectorizer.transform(words)
-        return np.column_stack([grams @ self._weights, grams.sum(axis=1)])
+        return np.column_stack([grams @ self._weights, np.asarray(grams.sum(axis=1))])
 
     def dump(self) -> bytes:
         """The bytes of its file. The same screen gives the same bytes."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "weights": np.ascontiguousarray(self._weights.T, dtype=np.float16),
             "biases": self._biases.astype(np.float32),
         }

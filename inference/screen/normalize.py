@@ -11,8 +11,8 @@ VERSION = 1  # of what `normalized` does; a screen is trained on one version and
 
 _PASSES = 5  # of Unicode's folding; two are enough for text that nobody built to need more
 
-# Look-alikes of Latin letters among Cyrillic, Greek and Armenian ones, small ones and capitals made small, after Unicode
-# Technical Standard 39.
+# Look-alikes of Latin letters among Cyrillic, Greek and Armenian ones, small ones and capitals made small, after
+# Unicode Technical Standard 39.
 _LOOK_ALIKES = {
     "a": "аα",
     "b": "вьβ",

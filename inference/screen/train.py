@@ -17,7 +17,7 @@ SPLIT = "blake2b of the normalised text: 20% held out, 10% to calibrate"
 LEAST = 20  # texts that are to be flagged, and as many that are not, in each part
 _HELD_OUT = 0.2
 _CALIBRATION = 0.3  # up to here
-_STRENGTH = 1.0  # inverse of the regularisation's
+_STRENGTH = 3.0  # inverse of the regularisation's
 _HALF = 65504.0  # the largest number of half precision
 
 Vector = NDArray[np.float64]

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import random
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,16 +25,15 @@ from inference.openai import EngineSettings, OpenAiEngine
 from inference.operators.classify import ClassifySettings
 from inference.operators.moderate import ModerateSettings
 from streams import logs, pipeline
+from streams.cli import labelled
 from streams.cli.common import load_settings, run_async
 from streams.cli.terminal import inert, plain, plain_json
 from streams.errors import WorkerMisconfigured
-from streams.produce import read_rows
 
 if TYPE_CHECKING:
     from inference.fit import Bin, Fit, LabelledRows, Method, Quality
 
 _ROWS_AT_ONCE = 256
-_SEED = 1
 _LEAST = 1e-300  # a probability of which there is a logarithm
 _TITLES = {"none": "without a fit", "file": "as in the file"}
 _WORTHLESS = 0.9  # of the highest temperature
@@ -98,7 +96,8 @@ def calibrate_command(
         raise WorkerMisconfigured("--embedded brings an engine of its own: leave out --engine-url, or --embedded")
     stage = _stage(file, name)
     labels = list(_settings(stage).labels())
-    rows = _sample(_rows(data, stage, text_field, label_field, _mapping(mapping), labels), count)
+    known = labelled.mapping(mapping)
+    rows = labelled.sample(_rows(data, stage, text_field, label_field, known, labels), count)
     with _engine(embedded, url) as settings:
         judged = run_async(_judge(stage, settings, rows))
     report = _evaluate(stage, judged, method)
@@ -135,13 +134,6 @@ def _settings(stage: pipeline.Stage) -> Settings:
     return stage.judge
 
 
-def _mapping(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair]
-    if not all(found and old and new for old, found, new in pairs):
-        raise WorkerMisconfigured(f"--map {text!r} is not of the form theirs=ours,theirs=ours")
-    return {old: new for old, _, new in pairs}
-
-
 def _rows(
     file: Path,
     stage: pipeline.Stage,
@@ -153,16 +145,14 @@ def _rows(
     """Labelled passages, with what came before them in their thread. Raises WorkerMisconfigured."""
     threads: dict[str, deque[str]] = {}
     strange: Counter[str] = Counter()
-    rows = []
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, row in enumerate(read_rows(lines), 1):
-                text, given = _text(row, text_field, number), _text(row, label_field, number)
-                label = known.get(given, given)
-                strange.update([given] if label not in labels else [])
-                rows.append(_Row(_passage(text, row.get("thread"), threads, stage.context), label))
-    except (OSError, ValueError) as error:
-        raise WorkerMisconfigured(f"{file}: {error}") from error
+
+    def parse(row: Mapping[str, Any], number: int) -> _Row:
+        text, given = labelled.text_of(row, text_field, number), labelled.text_of(row, label_field, number)
+        label = known.get(given, given)
+        strange.update([given] if label not in labels else [])
+        return _Row(_passage(text, row.get("thread"), threads, stage.context), label)
+
+    rows = labelled.read(file, parse)
     if strange:
         told = ", ".join(f"{label!r} ({count} rows)" for label, count in strange.most_common())
         raise WorkerMisconfigured(
@@ -172,13 +162,6 @@ def _rows(
     return rows
 
 
-def _text(row: Mapping[str, Any], field: str, number: int) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"row {number} has no text in the field {field!r}")
-    return value
-
-
 def _passage(text: str, thread: object, threads: dict[str, deque[str]], context: pipeline.Context) -> Passage:
     if not thread or not context.messages:
         return Passage(text)
@@ -186,10 +169,6 @@ def _passage(text: str, thread: object, threads: dict[str, deque[str]], context:
     passage = Passage(text, list(earlier), context.tokens)
     earlier.append(text[-context.characters :])
     return passage
-
-
-def _sample(rows: list[_Row], count: int) -> list[_Row]:
-    return random.Random(_SEED).sample(rows, count) if 0 < count < len(rows) else rows  # noqa: S311
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from inference.errors import EngineMisconfigured, EngineUnavailable
+from inference.screen.errors import ScreenUnusable
 from sinks import migrate
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
@@ -22,6 +23,7 @@ from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
 from streams.cli.lineage import lineage_command
 from streams.cli.rerun import rerun_command
+from streams.cli.train_screen import train_screen_command
 from streams.errors import WorkerMisconfigured
 
 PIPELINES = Path(__file__).parents[2] / "deploy" / "pipelines"
@@ -30,6 +32,7 @@ _KNOWN_ERRORS = (
     WorkerMisconfigured,
     EngineMisconfigured,
     EngineUnavailable,
+    ScreenUnusable,
     SchemaMismatch,
     StoreMisconfigured,
     StoreUnavailable,
@@ -47,6 +50,7 @@ app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
 app.command("lineage")(lineage_command)
 app.command("rerun")(rerun_command)
+app.command("train-screen")(train_screen_command)
 
 PipelinesOption = Annotated[
     list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
