@@ -202,10 +202,10 @@ class CallRow(NamedTuple):
 class ReviewRow(NamedTuple):
     """What a person said of a verdict.
 
-    row_id: of the verdict. review_id: of the review. event_time: of the event that was judged; judged_at: of the verdict
-    that was reviewed. decision, label: as the person has them. model_decision, model_label: as the model had them.
-    was_decision, was_label, was_by: what held when the review came, and by whom, `model` or `person`. source, event_id:
-    the tool's name for the review; empty for none. topic, partition, offset: where the review stood first.
+    row_id: of the verdict. review_id: of the review. event_time: of the event that was judged; judged_at: of the
+    verdict that was reviewed. decision, label: as the person has them. model_decision, model_label: as the model had
+    them. was_decision, was_label, was_by: what held when the review came, and by whom, `model` or `person`. source,
+    event_id: the tool's name for the review; empty for none. topic, partition, offset: where the review stood first.
     """
 
     row_id: int

@@ -73,8 +73,8 @@ _DOCUMENTS = (
 
 
 _REVIEWS = (
-    "People's reviews of verdicts, from any tool (WEIR_REVIEWS_TOPIC names another topic). Key: the row id of the verdict. "
-    "The same review twice is one."
+    "People's reviews of verdicts, from any tool; WEIR_REVIEWS_TOPIC names another topic. Key: the row id of the "
+    "verdict. The same review twice is one."
 )
 
 

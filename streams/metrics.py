@@ -19,7 +19,7 @@ _TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 class Metrics:
     """The metrics, as attributes. One object a worker."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915  a statement each
         self.registry = r = CollectorRegistry()
         self.received = Counter("weir_messages_received_total", "Messages taken from Kafka.", _STAGE, registry=r)
         self.repeated = Counter(
