@@ -1,6 +1,5 @@
 """What people say of verdicts is kept once, and published once, whatever comes in whatever order."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -88,7 +87,7 @@ async def run(
     new_topic: Callable[..., Awaitable[str]],
     read: Read,
 ) -> AsyncIterator[Run]:
-    """`await run()`: a stage and the agent of its reviews; before: with the topics of another one, as after a restart."""
+    """`await run()`: a stage and the agent of its reviews; before: with those of another one, as after a restart."""
 
     async def start(before: Reviewing | None = None, wait: float = 10, judge: Any = None) -> Reviewing:
         source = before.stage.agent.reads if before else await new_topic()
@@ -217,16 +216,14 @@ async def test_the_same_review_twice_is_one(run: Run) -> None:
     assert people.reviews.count("weir_messages_repeated_total", stage="reviews") == len(TWICE)
 
 
-async def test_what_was_stored_and_not_published_is_published_after_a_restart(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_stored_and_not_published_is_published_after_a_restart(run: Run, until: Until) -> None:
     """A worker that is killed in between leaves the row, and no acknowledgement."""
     people = await run()
     row = await people.judge()
     for running in (people.reviews, people.stage):  # the broker does not answer any more
         await running.services.publisher.close()
     delivery = people.review(row, decision="allow", offset=3)
-    await until_stored(people, row)
+    await until(lambda: people.rows("SELECT 1 FROM reviews WHERE row_uuid = {row:UUID}", row=row))
     await people.reviews.close()
     assert not delivery.acked.is_set()
     again = await run(before=people)
@@ -234,12 +231,6 @@ async def test_what_was_stored_and_not_published_is_published_after_a_restart(
     (correction,) = await again.corrections(1, 1)
     assert (correction["decision"], correction["was"]["decision"]) == ("allow", "block")
     assert again.reviews.count("weir_messages_repeated_total", stage="reviews") == 1
-
-
-async def until_stored(people: Reviewing, row: str) -> None:
-    async with asyncio.timeout(15):
-        while not people.rows("SELECT 1 FROM reviews WHERE row_uuid = {row:UUID}", row=row):
-            await asyncio.sleep(0.02)
 
 
 async def test_what_was_published_and_not_acknowledged_is_published_as_it_was(run: Run, read: Read) -> None:
