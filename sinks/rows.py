@@ -259,6 +259,6 @@ TABLES: dict[type[AnyRow], str] = {
     InferenceCallRow: "inference_calls_raw",
     LineageEdgeRow: "lineage_edges_raw",
     CallRow: "calls_raw",
-    VerdictRow: "verdicts_raw",
     ReviewRow: "reviews_raw",
+    VerdictRow: "verdicts_raw",
 }

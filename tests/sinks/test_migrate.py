@@ -247,7 +247,7 @@ def test_a_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, mak
     assert schema_of(there) == after
     facts = "reused_from IN (0, 5), output, confidence_source, engine_seconds, prompt_version"
     kept = ("{}", "logprobs", 0.5) if step > 3 else ("", "logprobs", 0)
-    assert client.query(f"SELECT {facts} FROM verdicts").result_rows == [(1, *kept, "")]
+    assert client.query(f"SELECT {facts} FROM verdicts").result_rows == [(1, *kept, "v4" if step > 4 else "")]
     assert client.query("SELECT engine_seconds FROM inference_calls").result_rows == [(0,)]
     client.close()
 

@@ -70,9 +70,8 @@ async def test_a_verdict_without_its_words_is_found(tables: Client, reviews: Rev
 async def test_the_latest_verdict_counts(tables: Client, reviews: Reviews, make: Make) -> None:
     verdict = make(VerdictRow)
     for seconds in (0, 2, 1):
-        put(
-            tables, verdict._replace(judged_at=verdict.judged_at + timedelta(seconds=seconds), label=f"after {seconds}")
-        )
+        at = verdict.judged_at + timedelta(seconds=seconds)
+        put(tables, verdict._replace(judged_at=at, label=f"after {seconds}"))
     found = await reviews.find(verdict.row_id)
     assert found is not None
     assert found.label == "after 2"
@@ -112,7 +111,5 @@ def test_reviews_of_rows_are_told_in_the_order_of_time(tables: Client, make: Mak
     row = make(VerdictRow).row_id
     put(tables, later(make, 9, reviewer="bob"), later(make, 0), make(ReviewRow, row_id=row + 1, reviewer="eve"))
     found = reviews_of(tables, [row, row + 1, row + 2])
-    assert {key: [one["reviewer"] for one in told] for key, told in found.items()} == {
-        row: ["ann", "bob"],
-        row + 1: ["eve"],
-    }
+    told = {key: [one["reviewer"] for one in reviews] for key, reviews in found.items()}
+    assert told == {row: ["ann", "bob"], row + 1: ["eve"]}
