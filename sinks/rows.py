@@ -227,6 +227,43 @@ class CallRow(NamedTuple):
     closed_at: datetime
 
 
+class ReviewRow(NamedTuple):
+    """What a person said of a verdict.
+
+    row_id: of the verdict. review_id: of the review. event_time: of the event that was judged; judged_at: of the
+    verdict that was reviewed. decision, label: as the person has them. model_decision, model_label: as the model had
+    them. was_decision, was_label, was_by: what held when the review came, and by whom, `model` or `person`. source,
+    event_id: the tool's name for the review; empty for none. topic, partition, offset: where the review stood first.
+    """
+
+    row_id: int
+    review_id: int
+    source_row_id: int
+    pipeline: str
+    stage: str
+    operator: str
+    tenant: str
+    lang: str
+    event_time: datetime
+    judged_at: datetime
+    reviewed_at: datetime
+    reviewer: str
+    decision: str
+    label: str
+    model_decision: str
+    model_label: str
+    was_decision: str
+    was_label: str
+    was_by: str
+    comment: str
+    source: str
+    event_id: str
+    topic: str
+    partition: int
+    offset: int
+    written_at: datetime
+
+
 AnyRow = (
     SourceRow
     | VerdictRow
@@ -238,6 +275,7 @@ AnyRow = (
     | TurnRow
     | CallRow
     | CascadeFitRow
+    | ReviewRow
 )
 
 # In the order in which they are written: a verdict that can be read can also be traced.
@@ -251,5 +289,6 @@ TABLES: dict[type[AnyRow], str] = {
     InferenceCallRow: "inference_calls_raw",
     LineageEdgeRow: "lineage_edges_raw",
     CallRow: "calls_raw",
+    ReviewRow: "reviews_raw",
     VerdictRow: "verdicts_raw",
 }

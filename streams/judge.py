@@ -21,7 +21,7 @@ from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, PromptRow
 from streams import cloudevents, deferral, records
 from streams.admission import PAST_LIMIT, Admission
-from streams.agent import Agent, Services
+from streams.agent import Services, TextAgent
 from streams.budgets import BudgetSpent
 from streams.cloudevents import Headers
 from streams.decode import Event, KafkaMessage, size_of
@@ -56,7 +56,7 @@ class _KeepsVerdict(Exception):
     """The row is to be judged anew and may not be now: a verdict without the model is no better than the one it has."""
 
 
-class JudgeAgent(Agent):
+class JudgeAgent(TextAgent):
     """The agent of a stage that asks a model.
 
     A slow row delays only later ones of its own key, and those only when they are published. A verdict goes to Kafka

@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 _STAGE = ("pipeline", "stage")
 _LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 10800)
+_DELAY = (60, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200, 604_800, 2_592_000)
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
@@ -60,7 +61,7 @@ class CascadeMetrics:
 class Metrics:
     """The metrics, as attributes. One object a worker."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915  a statement each
         self.registry = r = CollectorRegistry()
         self.received = Counter("weir_messages_received_total", "Messages taken from Kafka.", _STAGE, registry=r)
         self.repeated = Counter(
@@ -121,6 +122,21 @@ class Metrics:
         )
         self.escalated = Counter(
             "weir_escalations_total", "Verdicts that went to a person.", (*_STAGE, "decision"), registry=r
+        )
+        self.reviews = Counter(
+            "weir_reviews_total",
+            "People's reviews that were stored; decision is the model's, agrees is yes if the person decides the same.",
+            (*_STAGE, "decision", "agrees"),
+            registry=r,
+        )
+        self.corrections = Counter(
+            "weir_corrections_total",
+            "Reviews that changed a decision; was is the decision that held before, now the one that holds.",
+            (*_STAGE, "was", "now"),
+            registry=r,
+        )
+        self.review_delay = Histogram(
+            "weir_review_delay_seconds", "From the verdict to its review.", _STAGE, buckets=_DELAY, registry=r
         )
         self.pieces = Counter("weir_pieces_total", "Messages that others were cut into.", _STAGE, registry=r)
         self.pieces_dropped = Counter(

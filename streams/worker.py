@@ -25,6 +25,7 @@ from sinks.calls import Calls
 from sinks.documents import Documents
 from sinks.judged import Judged
 from sinks.session import Session
+from sinks.reviews import Reviews
 from sinks.spend import Spend
 from sinks.writer import Writer
 from streams.admission import Admission
@@ -47,6 +48,7 @@ from streams.patience import persist
 from streams.pipeline import Pipeline, Stage
 from streams.publisher import Publisher
 from streams.rates import Rates
+from streams.reviews import ReviewsAgent
 from streams.settings import Settings
 from streams.shares import Shares
 from streams.topics import deferred, topics_of
@@ -85,6 +87,7 @@ class Worker:
     ) -> None:
         """now: by which days and budgets go. Raises WorkerMisconfigured."""
         _check_prices(settings, pipelines)
+        self._topics = [topic.name for topic in topics_of(pipelines, settings.reviews_topic)]
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
@@ -97,6 +100,7 @@ class Worker:
         self._judged = Judged(settings.store)
         self._documents = Documents(settings.store)
         self._calls = Calls(settings.store)
+        self._reviews = Reviews(settings.store)
         self._publisher = Publisher(settings)
         self._spend = Spend(settings.store)
         self._budgets = Budgets({pipeline.name: pipeline.limits for pipeline in pipelines}, self._spend, now)
@@ -140,6 +144,9 @@ class Worker:
         for agent in self._agents:
             agent.sla.backlog = partial(self._backlog.of, agent.reads, agent.position)
         self._agents += _document_agents(pipelines, services)
+        if settings.reviews_topic in self._topics:
+            wait = settings.reviews_wait_seconds
+            self._agents.append(ReviewsAgent(pipelines, settings.reviews_topic, wait, self._reviews, services))
         waiting: dict[str, list[JudgeAgent]] = {}
         for agent in self._agents:
             if isinstance(agent, JudgeAgent) and agent.defers:
@@ -213,13 +220,12 @@ class Worker:
         stack.push_async_callback(self._usage.close)
         stack.callback(self._spend.close)
         await self._budgets.look()
-        for lookup in (self._judged, self._documents, self._calls):
+        for lookup in (self._judged, self._documents, self._calls, self._reviews):
             lookup.start()
             stack.push_async_callback(lookup.close)
         await persist(self._publisher.start)
-        needed = [topic.name for topic in topics_of(self._pipelines)]
-        await persist(lambda: self._publisher.require(needed))
-        self._shares.known(await persist(lambda: self._publisher.partitions(needed)))
+        await persist(lambda: self._publisher.require(self._topics))
+        self._shares.known(await persist(lambda: self._publisher.partitions(self._topics)))
         for agent in self._agents:
             await persist(agent.prepare)
         stack.push_async_callback(self._end_beside)

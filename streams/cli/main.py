@@ -151,8 +151,9 @@ def topics_create(
     replication: Annotated[int, typer.Option(min=1, help="Replicas of each partition.")] = 1,
 ) -> None:
     """Create the topics that the pipelines read and write; those that exist are left alone."""
-    wanted = topics.topics_of(pipeline.load_all(pipelines))
-    created = run_async(topics.create(load_settings("kafka"), wanted, partitions, replication))
+    chosen = load_settings("kafka")
+    wanted = topics.topics_of(pipeline.load_all(pipelines), chosen.reviews_topic)
+    created = run_async(topics.create(chosen, wanted, partitions, replication))
     for topic in wanted:
         typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
 

@@ -67,6 +67,7 @@ def test_every_stage_reads_publishes_and_gives_up(described: dict[str, Any]) -> 
     assert operations == {
         "ticket-triage/triage: read": ("receive", "support.tickets"),
         "ticket-triage/triage: publish": ("send", "support.triage"),
+        "ticket-triage/triage: correct": ("send", "support.triage"),
         "ticket-triage/triage: give up": ("send", "support.tickets.dlq"),
     }
 
@@ -83,9 +84,9 @@ def test_the_topics_of_calls_say_what_they_carry(described: dict[str, Any]) -> N
         "transcripts": ["textMessage"],
         "exchanges": ["textMessage"],
         "claims": ["textMessage"],
-        "findings": ["verdict"],
+        "findings": ["verdict", "correction"],
         "escalations": ["escalation"],
-        "summaries": ["verdict"],
+        "summaries": ["verdict", "correction"],
     }
     about = {name: described["channels"][f"calls.{name}"]["description"].split()[0].rstrip(".") for name in carried}
     assert about == {
@@ -109,6 +110,7 @@ def test_the_topics_of_calls_say_what_they_carry(described: dict[str, Any]) -> N
         "check: read": ("receive", "claims"),
         "check: give up": ("send", "claims.dlq"),
         "check: publish": ("send", "findings"),
+        "check: correct": ("send", "findings"),
         "check: escalate": ("send", "escalations"),
     }
 

@@ -24,6 +24,9 @@ BOUNDED = {
     "use",
     "closed_by",
     "outcome",
+    "agrees",
+    "was",
+    "now",
     "quantile",
 }
 GAUGES = {
