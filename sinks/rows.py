@@ -199,6 +199,73 @@ class CallRow(NamedTuple):
     closed_at: datetime
 
 
+class EvaluationRow(NamedTuple):
+    """One subject, an engine with a prompt, measured on labelled rows; everything that it takes to do it again.
+
+    run: 32 hexadecimal digits. name: of the subject. dataset_hash: SHA-256 of the file. rows_hash: SHA-256 of the rows
+    that were judged, with their labels; the same for all runs that can be compared. labels: of the stage, in the order
+    of scores. fine: the one of text with which nothing is wrong; empty for none. coarse: labels of the data that say
+    only that something is wrong. settings: JSON of the stage's operator. options: JSON of the command's. metrics: JSON
+    of the figures.
+    """
+
+    run: str
+    name: str
+    evaluated_at: datetime
+    dataset: str
+    dataset_hash: str
+    rows_hash: str
+    rows: int
+    left_out: int
+    given_up: int
+    seed: int
+    pipeline: str
+    pipeline_version: str
+    stage: str
+    operator: str
+    prompt_version: str
+    prompt_hash: str
+    prompt_text: str
+    settings_hash: str
+    settings: str
+    model: str
+    engine: str
+    engine_url: str
+    engine_version: str
+    weir_version: str
+    labels: list[str]
+    fine: str
+    coarse: list[str]
+    options: str
+    metrics: str
+
+
+class EvaluatedRow(NamedTuple):
+    """One row as a run judged it; no words of it are kept.
+
+    row_key: the same in all runs. truth: label of people. predicted: the label that the decision stands for. seconds:
+    of the slowest prompt.
+    """
+
+    run: str
+    row_key: str
+    row_id: str
+    truth: str
+    lang: str
+    decision: str
+    predicted: str
+    flagged: bool
+    scores: list[float]
+    confidence: float
+    seconds: float
+    engine_seconds: float
+    cost_usd: float
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    judged_at: datetime
+
+
 AnyRow = (
     SourceRow
     | VerdictRow
@@ -209,6 +276,8 @@ AnyRow = (
     | DocumentRow
     | TurnRow
     | CallRow
+    | EvaluationRow
+    | EvaluatedRow
 )
 
 # In the order in which they are written: a verdict that can be read can also be traced.
@@ -222,4 +291,6 @@ TABLES: dict[type[AnyRow], str] = {
     LineageEdgeRow: "lineage_edges_raw",
     CallRow: "calls_raw",
     VerdictRow: "verdicts_raw",
+    EvaluatedRow: "evaluation_rows_raw",
+    EvaluationRow: "evaluations_raw",
 }
