@@ -1,6 +1,7 @@
 """Plots as SVG. Names in them are a stranger's: matplotlib escapes them, and is told not to read them as formulas."""
 
 import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from inference.evaluation.intervals import Measured
 from inference.evaluation.paired import Comparison
 from inference.evaluation.report import Curve, Report
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its caches
 
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text

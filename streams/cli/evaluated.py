@@ -27,8 +27,8 @@ def task_of(settings: AnySettings, coarse: Iterable[str] = ()) -> "Task":
 
     assert not isinstance(settings, ExtractSettings | SummarizeSettings)
     labels = tuple(settings.labels())
-    sided = isinstance(settings, ModerateSettings | GuardSettings)
-    return Task(labels, labels.index(settings.allowed.name) if sided else None, frozenset(coarse))
+    fine = labels.index(settings.allowed.name) if isinstance(settings, ModerateSettings | GuardSettings) else None
+    return Task(labels, fine, frozenset(coarse))
 
 
 def task_of_run(run: EvaluationRow) -> "Task":
