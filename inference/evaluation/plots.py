@@ -31,6 +31,7 @@ _STYLE: Any = {
     ),
 }
 _SQUARE = (4.2, 4.0)
+_PANELS = 4  # side by side
 _NAME = 40  # characters of a name
 _GREY = "#888888"
 
@@ -93,14 +94,17 @@ def confusion(report: Report, labels: Sequence[str]) -> str:
 @_styled
 def figures(reports: Sequence[Report], metrics: Sequence[str]) -> str:
     """Figures with their intervals, a panel for each metric."""
-    size = (2.3 * len(metrics) + 1.6, 1.0 + 0.32 * len(reports))
-    figure, done = _figure(size)
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for axes, metric in zip(panels, metrics, strict=True):
+    rows = -(-len(metrics) // _PANELS)
+    figure, done = _figure((2.1 * _PANELS + 1.6, rows * (0.8 + 0.3 * len(reports))))
+    panels = figure.subplots(rows, _PANELS, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(metrics) :]:
+        axes.set_visible(False)
+    for axes, metric in zip(panels, metrics, strict=False):
         for place, report in enumerate(reports):
             _whisker(axes, report.overall.metrics[metric], place)
         axes.set_title(metric, fontsize=9)
         axes.grid(axis="x", linewidth=0.4)
+        axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(len(reports) - 0.4, -0.6)
         axes.set_yticks(range(len(reports)), [_short(report.name) for report in reports])
     return done()
