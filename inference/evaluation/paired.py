@@ -71,10 +71,11 @@ def _pair(task: Task, first: Answers, second: Answers) -> Comparison | None:
     right_a, right_b = right(task, a), right(task, b)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return Comparison(first.name, second.name, len(common), only_a, only_b, p, p, _differences(task, a, b))
+    return Comparison(first.name, second.name, len(common), only_a, only_b, p, p, _differences(task, a, b, p))
 
 
-def _differences(task: Task, a: Answers, b: Answers) -> dict[str, Difference]:
+def _differences(task: Task, a: Answers, b: Answers, p: float) -> dict[str, Difference]:
+    """p: of McNemar's test."""
     ours, theirs, rows = of_task(task, a), of_task(task, b), len(a)
     value = {name: float((ours[name](once(rows)) - theirs[name](once(rows)))[0]) for name in ours}
     sampled: dict[str, list[Vector]] = {name: [] for name in ours}
@@ -82,20 +83,23 @@ def _differences(task: Task, a: Answers, b: Answers) -> dict[str, Difference]:
         for name in ours:
             sampled[name].append(ours[name](weights) - theirs[name](weights))
     return {
-        name: _difference(each, np.concatenate(sampled[name]))
+        name: _difference(each, np.concatenate(sampled[name]), p)
         if not math.isnan(each)
         else Difference(math.nan, math.nan, math.nan, 1.0, 1.0)
         for name, each in value.items()
     }
 
 
-def _difference(value: float, sampled: Vector) -> Difference:
+def _difference(value: float, sampled: Vector, exact: float) -> Difference:
     """p: of the difference over its bootstrap standard error (Efron and Tibshirani, 1993). Counting resamples on the
     other side of zero could show no p below one over their number, which many comparisons need.
+
+    exact: p of McNemar's test, for a difference that all resamples have alike, such as between always and never.
     """
     low, high = interval(sampled)
     error = float(np.nanstd(sampled))
-    p = 1.0 if error < 1e-12 else float(2 * norm.sf(abs(value) / error))
+    alike = error < 1e-9
+    p = (exact if abs(value) > 1e-9 else 1.0) if alike else float(2 * norm.sf(abs(value) / error))
     return Difference(value, min(low, value), max(high, value), p, p)
 
 

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sinks.rows import EvaluatedRow, EvaluationRow
@@ -89,83 +91,93 @@ def show(about: About, found: Found) -> None:
     console = Console()
     console.print(f"{inert(str(about.file))}: {about.rows:,} rows, SHA-256 {about.sha256[:12]}")
     for why, numbers in about.left_out.items():
-        console.print(f"left out: {rows_told(numbers)}: {inert(why)}", highlight=False)
-    metrics = list(found.reports[0].overall.metrics)
-    console.print(_table("subject", {report.name: report.overall for report in found.reports}, metrics))
-    console.print(_work(found))
+        console.print(f"left out of the file: {inert(why)}: {rows_told(numbers)}", highlight=False)
+    console.print(_overall(found))
     for report in found.reports:
         name = f" of {inert(report.name)}" if len(found.reports) > 1 else ""
         if report.flagged:
             console.print(_flagged(report, name))
         if report.labels:
-            names = [each for each in next(iter(report.labels.values())).metrics]  # noqa: C416
-            console.print(_table("label", report.labels, names, f"by label{name}", of=True))
+            console.print(_groups("label", report.labels, f"by label{name}", of=True))
         if len(report.languages) > 1:
-            console.print(_table("language", report.languages, metrics, f"by language{name}"))
+            console.print(_groups("language", report.languages, f"by language{name}"))
     if found.compared:
         console.print(_compared(found))
         console.print(
-            "p: McNemar's exact test of who is right; adjusted (Holm) for all pairs. Differences: first less second, "
-            "paired bootstrap; * significant after adjustment.",
+            "Right alone: rows on which only the first, or only the second, was right; p: McNemar's exact test of them, "
+            "adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant after "
+            "adjustment.",
             highlight=False,
         )
     for report, run in zip(found.reports, found.runs, strict=True):
-        name = f"{inert(report.name)}: " if len(found.reports) > 1 else ""
-        notes = [
-            *report.notes,
-            *([f"The engine gave up {run.given_up} rows; they are not in the figures."] if run.given_up else []),
-        ]
-        console.print(*[f"{name}{inert(note)}" for note in notes], sep="\n", highlight=False) if notes else None
+        notes = list(report.notes)
+        if run.given_up:
+            notes.append(f"The engine gave up {run.given_up} rows; they are not in the figures.")
+        for note in notes:
+            console.print(f"{report.name}: {note}" if len(found.reports) > 1 else note, highlight=False, markup=False)
 
 
-def _table(
-    first: str, groups: Mapping[str, "Group"], metrics: Sequence[str], title: str = "", *, of: bool = False
-) -> Table:
+def _overall(found: Found) -> Table:
+    """Subjects side by side: figures, and what they took."""
     from inference.evaluation.page import SHOWN, figure
 
-    table = Table(first, title=title or None)
-    for name in ("rows", *(["of it"] if of else []), *(SHOWN[metric] for metric in metrics)):
-        table.add_column(name, justify="right")
-    for name, group in groups.items():
-        cells = [f"{group.rows:,}", *([f"{group.positives:,}"] if of else [])]
-        table.add_row(inert(name), *cells, *(_cell(figure(group.metrics.get(metric))) for metric in metrics))
+    table = Table("", box=box.SIMPLE_HEAD)
+    for report in found.reports:
+        table.add_column(inert(report.name), justify="right")
+    pairs = list(zip(found.runs, found.reports, strict=True))
+    rows: dict[str, list[str]] = {
+        SHOWN[metric]: [figure(report.overall.metrics[metric]) for report in found.reports]
+        for metric in found.reports[0].overall.metrics
+    }
+    rows["rows"] = [f"{report.overall.rows:,}" for report in found.reports]
+    rows["p50, p95 of a prompt"] = [f"{r.work.seconds[0]:,.3f} s, {r.work.seconds[1]:,.3f} s" for r in found.reports]
+    rows["rows an engine second"] = [
+        f"{r.overall.rows / r.work.engine_seconds:,.1f}" if r.work.engine_seconds else "–" for r in found.reports
+    ]
+    rows["tokens a row"] = [f"{r.work.tokens / max(1, r.overall.rows):,.0f}" for r in found.reports]
+    rows["USD a 1,000 rows"] = [f"{r.work.cost_of_a_thousand(r.overall.rows):.4f}" for r in found.reports]
+    rows["model"] = [plain(run.model) for run, _ in pairs]
+    rows["pipeline"] = [plain(f"{run.pipeline} {run.pipeline_version}") for run, _ in pairs]
+    rows["prompt"] = [plain(f"{run.prompt_version} {run.prompt_hash[:8]}".strip()) for run, _ in pairs]
+    for name, cells in rows.items():
+        table.add_row(name, *map(escape, cells))
     return table
 
 
-def _cell(text: str) -> str:
-    """The interval under the figure: tables are wide."""
-    value, _, interval = text.partition(" [")
-    return f"{value}\n{interval.removesuffix(']').replace(', ', '-')}" if interval else value
+def _groups(first: str, groups: Mapping[str, "Group"], title: str, *, of: bool = False) -> Table:
+    """A row for each group, in 80 columns: the page and JSON have all figures."""
+    from inference.evaluation.page import SHOWN
+
+    known = next(iter(groups.values())).metrics
+    metrics = [name for name in ("accuracy", "precision", "recall", "f1", "auroc", "macro_f1", "ece") if name in known]
+    metrics = [name for name in metrics if name != "accuracy" or "precision" not in known]
+    table = Table(first, title=title, box=box.SIMPLE_HEAD)
+    for name in ("of rows" if of else "rows", *(SHOWN[metric] for metric in metrics)):
+        table.add_column(name, justify="right")
+    for name, group in groups.items():
+        count = f"{group.positives:,}/{group.rows:,}" if of else f"{group.rows:,}"
+        table.add_row(inert(name), count, *(_cell(group.metrics[metric]) for metric in metrics))
+    return table
+
+
+def _cell(measured: "Measured") -> str:
+    """The interval under the figure."""
+    if measured.value is None:
+        return "–"
+    if measured.low is None or measured.high is None:
+        return f"{measured.value:.3f}"
+    low, high = (f"{bound:.3f}".removeprefix("0") for bound in (measured.low, measured.high))
+    return f"{measured.value:.3f}\n{low}-{high}"
 
 
 def _flagged(report: "Report", name: str) -> Table:
     from inference.evaluation.page import figure
 
-    table = Table("label of the data", title=f"share flagged, by label of the data{name}")
+    table = Table("label of the data", title=f"share flagged{name}", box=box.SIMPLE_HEAD)
     table.add_column("rows", justify="right")
     table.add_column("flagged", justify="right")
     for label, measured in report.flagged.items():
-        table.add_row(inert(label), f"{measured.rows:,}", figure(measured).replace("[", r"\["))
-    return table
-
-
-def _work(found: Found) -> Table:
-    table = Table("subject", "model", "prompt")
-    for name in ("p50 of a prompt", "p95", "rows an engine second", "USD a 1,000 rows", "tokens a row"):
-        table.add_column(name, justify="right")
-    for run, report in zip(found.runs, found.reports, strict=True):
-        work, rows = report.work, report.overall.rows
-        rate = f"{rows / work.engine_seconds:,.1f}" if work.engine_seconds else "–"
-        table.add_row(
-            inert(report.name),
-            inert(run.model),
-            inert(f"{run.prompt_version} {run.prompt_hash[:8]}".strip()),
-            f"{work.seconds[0] * 1000:,.0f} ms",
-            f"{work.seconds[1] * 1000:,.0f} ms",
-            rate,
-            f"{work.cost_of_a_thousand(rows):.4f}",
-            f"{work.tokens / rows:,.0f}" if rows else "–",
-        )
+        table.add_row(inert(label), f"{measured.rows:,}", escape(figure(measured)))
     return table
 
 
@@ -173,20 +185,22 @@ def _compared(found: Found) -> Table:
     from inference.evaluation.page import SHOWN
     from inference.evaluation.paired import SIGNIFICANT
 
-    metrics = [name for name in ("f1", "auroc", "accuracy", "macro_f1") if name in found.compared[0].differences]
-    table = Table("first", "second", title="compared row by row")
-    for name in ("only first right", "only second right", "p", "adjusted", *(SHOWN[each] for each in metrics)):
+    metrics = [name for name in ("f1", "auroc", "macro_f1", "macro_auroc") if name in found.compared[0].differences]
+    table = Table("first, second", title="compared row by row", box=box.SIMPLE_HEAD)
+    for name in ("right alone", "p", *(SHOWN[each] for each in metrics)):
         table.add_column(name, justify="right")
     for pair in found.compared:
         cells = []
-        for name in metrics:
-            each = pair.differences[name]
+        for each in (pair.differences[name] for name in metrics):
             star = " *" if each.adjusted < SIGNIFICANT else ""
-            cells.append(
-                "–" if math.isnan(each.value) else f"{each.value:+.3f}{star}\n{each.low:+.3f} to {each.high:+.3f}"
-            )
-        counts = (str(pair.only_first), str(pair.only_second), f"{pair.p:.2g}", f"{pair.adjusted:.2g}")
-        table.add_row(inert(pair.first), inert(pair.second), *counts, *cells)
+            told = f"{each.value:+.3f}{star}\n{each.low:+.3f}, {each.high:+.3f}"
+            cells.append("–" if math.isnan(each.value) else told)
+        table.add_row(
+            f"{inert(pair.first)}\n{inert(pair.second)}",
+            f"{pair.only_first:,}\n{pair.only_second:,}",
+            f"{pair.adjusted:.2g}",
+            *cells,
+        )
     return table
 
 
