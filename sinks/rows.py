@@ -262,6 +262,71 @@ class ReviewRow(NamedTuple):
     partition: int
     offset: int
     written_at: datetime
+class EvaluationRow(NamedTuple):
+    """One subject, an engine with a prompt, measured on labelled rows; everything that it takes to do it again.
+
+    run: 32 hexadecimal digits. name: of the subject. dataset_hash: SHA-256 of the file. rows_hash: SHA-256 of the rows
+    that were judged, with their labels; the same for all runs that can be compared. labels: of the stage, in the order
+    of scores. fine: the one of text with which nothing is wrong; empty for none. coarse: labels of the data that say
+    only that something is wrong. settings: JSON of the stage's operator. options: JSON of the command's. metrics: JSON
+    of the figures.
+    """
+
+    run: str
+    name: str
+    evaluated_at: datetime
+    dataset: str
+    dataset_hash: str
+    rows_hash: str
+    rows: int
+    left_out: int
+    given_up: int
+    seed: int
+    pipeline: str
+    pipeline_version: str
+    stage: str
+    operator: str
+    prompt_version: str
+    prompt_hash: str
+    prompt_text: str
+    settings_hash: str
+    settings: str
+    model: str
+    engine: str
+    engine_url: str
+    engine_version: str
+    weir_version: str
+    labels: list[str]
+    fine: str
+    coarse: list[str]
+    options: str
+    metrics: str
+
+
+class EvaluatedRow(NamedTuple):
+    """One row as a run judged it; no words of it are kept.
+
+    row_key: the same in all runs. truth: label of people. predicted: the label that the decision stands for. seconds:
+    of the slowest prompt.
+    """
+
+    run: str
+    row_key: str
+    row_id: str
+    truth: str
+    lang: str
+    decision: str
+    predicted: str
+    flagged: bool
+    scores: list[float]
+    confidence: float
+    seconds: float
+    engine_seconds: float
+    cost_usd: float
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    judged_at: datetime
 
 
 AnyRow = (
@@ -276,6 +341,8 @@ AnyRow = (
     | CallRow
     | CascadeFitRow
     | ReviewRow
+    | EvaluationRow
+    | EvaluatedRow
 )
 
 # In the order in which they are written: a verdict that can be read can also be traced.
@@ -291,4 +358,6 @@ TABLES: dict[type[AnyRow], str] = {
     CallRow: "calls_raw",
     ReviewRow: "reviews_raw",
     VerdictRow: "verdicts_raw",
+    EvaluatedRow: "evaluation_rows_raw",
+    EvaluationRow: "evaluations_raw",
 }

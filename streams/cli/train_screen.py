@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streams.cli import labelled
+from streams.cli import text_rows
 from streams.cli.terminal import inert, plain, plain_json
 from streams.errors import WorkerMisconfigured
 
@@ -116,11 +116,11 @@ def _examples(
     from inference.screen.train import Example
 
     def parse(row: Mapping[str, Any], number: int) -> Example:
-        text, label = labelled.text_of(row, text_field, number), row.get(label_field)
+        text, label = text_rows.text_of(row, text_field, number), row.get(label_field)
         told = str(label) if isinstance(label, str) else ""
         return Example(text, _share(row, label_field, flagged, number), 1.0, str(row.get(language_field) or ""), told)
 
-    examples = labelled.read(file, parse)
+    examples = text_rows.read(file, parse)
     labels = {example.label for example in examples}
     if missing := [label for label in (*flagged, *wanted) if label not in labels]:
         raise WorkerMisconfigured(
@@ -136,7 +136,7 @@ def _share(row: Mapping[str, Any], field: str, flagged: Sequence[str], number: i
         raise ValueError(f"row {number} has no label in the field {field!r}; its fields are: {', '.join(row)}")
     label = row[field]
     if flagged:
-        return float(labelled.text_of(row, field, number) in flagged)
+        return float(text_rows.text_of(row, field, number) in flagged)
     if isinstance(label, bool | int | float) and 0 <= label <= 1:
         return float(label)
     raise ValueError(

@@ -28,6 +28,8 @@ SORTED_BY = {
     "calls_raw": "topic, partition, call, tenant, messages, row_id",
     "reviews_raw": "row_id, review_id",
     "verdict_versions_raw": "pipeline, stage, row_id, prompt_hash, model, pipeline_version",
+    "evaluations_raw": "rows_hash, run",
+    "evaluation_rows_raw": "run, row_key",
 }
 VERSIONED_BY = {
     "source_rows_raw": "written_at",
@@ -41,8 +43,11 @@ VERSIONED_BY = {
     "calls_raw": "closed_at",
     "reviews_raw": "written_at",
     "verdict_versions_raw": "judged_at",
+    "evaluations_raw": "evaluated_at",
+    "evaluation_rows_raw": "judged_at",
 }
-KEPT = {"prompts_raw", "documents_raw", "turns_raw", "calls_raw"}  # not by months: they are not for dropping
+# not by months: they are not for dropping
+KEPT = {"prompts_raw", "documents_raw", "turns_raw", "calls_raw", "evaluations_raw", "evaluation_rows_raw"}
 COPIES = {"verdict_versions_raw": "verdicts_raw"}  # tables with the columns of another one
 VIEWED = SORTED_BY.keys() - {"turns_raw"} - COPIES.keys()
 VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions", "reviewed_verdicts"}
