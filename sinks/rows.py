@@ -262,6 +262,8 @@ class ReviewRow(NamedTuple):
     partition: int
     offset: int
     written_at: datetime
+
+
 class EvaluationRow(NamedTuple):
     """One subject, an engine with a prompt, measured on labelled rows; everything that it takes to do it again.
 

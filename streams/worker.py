@@ -24,8 +24,8 @@ from sinks import clickhouse, migrate
 from sinks.calls import Calls
 from sinks.documents import Documents
 from sinks.judged import Judged
-from sinks.session import Session
 from sinks.reviews import Reviews
+from sinks.session import Session
 from sinks.spend import Spend
 from sinks.writer import Writer
 from streams.admission import Admission

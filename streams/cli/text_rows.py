@@ -1,6 +1,5 @@
 """Labelled rows of a file, for the commands that learn from them."""
 
-import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +8,6 @@ from streams.errors import WorkerMisconfigured
 from streams.produce import read_rows
 
 T = TypeVar("T")
-
 
 
 def read(file: Path, parse: Callable[[Mapping[str, Any], int], T]) -> list[T]:
@@ -30,5 +28,3 @@ def text_of(row: Mapping[str, Any], field: str, number: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"row {number} has no text in the field {field!r}")
     return value
-
-
