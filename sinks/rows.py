@@ -359,7 +359,7 @@ TABLES: dict[type[AnyRow], str] = {
     LineageEdgeRow: "lineage_edges_raw",
     CallRow: "calls_raw",
     ReviewRow: "reviews_raw",
-    VerdictRow: "verdicts_raw",
     EvaluatedRow: "evaluation_rows_raw",
     EvaluationRow: "evaluations_raw",
+    VerdictRow: "verdicts_raw",
 }

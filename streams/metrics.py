@@ -327,8 +327,9 @@ class Metrics:
         return generate_latest(self.registry)
 
     def all(self) -> Iterable[MetricWrapperBase]:
-        """Every metric, in the order in which they stand above."""
-        return (value for value in vars(self).values() if isinstance(value, MetricWrapperBase))
+        """Every metric."""
+        values = [*vars(self).values(), *vars(self.cascade).values()]
+        return (value for value in values if isinstance(value, MetricWrapperBase))
 
 
 def document() -> str:

@@ -17,17 +17,17 @@ CREATE TABLE IF NOT EXISTS cascade_fits_raw
     screen LowCardinality(String),
     prompt_hash LowCardinality(String),
     model LowCardinality(String),
-    goal String,
+    goal LowCardinality(String),
     fitted_at DateTime64(3, 'UTC') CODEC(Delta(8), ZSTD(1)),
     open Bool,
-    pass_below Nullable(Float64),
-    flag_from Nullable(Float64),
-    rows UInt64,
-    flagged UInt64,
+    pass_below Nullable(Float64) CODEC(ZSTD(1)),
+    flag_from Nullable(Float64) CODEC(ZSTD(1)),
+    rows UInt64 CODEC(T64, ZSTD(1)),
+    flagged UInt64 CODEC(T64, ZSTD(1)),
     claims String CODEC(ZSTD(1)),
     reason String CODEC(ZSTD(1))
 )
-ENGINE = ReplacingMergeTree
+ENGINE = ReplacingMergeTree(fitted_at)
 ORDER BY (pipeline, stage, screen, prompt_hash, model, goal, fitted_at);
 
 CREATE VIEW IF NOT EXISTS cascade_fits AS

@@ -28,6 +28,7 @@ SORTED_BY = {
     "calls_raw": "topic, partition, call, tenant, messages, row_id",
     "reviews_raw": "row_id, review_id",
     "verdict_versions_raw": "pipeline, stage, row_id, prompt_hash, model, pipeline_version",
+    "cascade_fits_raw": "pipeline, stage, screen, prompt_hash, model, goal, fitted_at",
     "evaluations_raw": "rows_hash, run",
     "evaluation_rows_raw": "run, row_key",
 }
@@ -43,11 +44,20 @@ VERSIONED_BY = {
     "calls_raw": "closed_at",
     "reviews_raw": "written_at",
     "verdict_versions_raw": "judged_at",
+    "cascade_fits_raw": "fitted_at",
     "evaluations_raw": "evaluated_at",
     "evaluation_rows_raw": "judged_at",
 }
 # not by months: they are not for dropping
-KEPT = {"prompts_raw", "documents_raw", "turns_raw", "calls_raw", "evaluations_raw", "evaluation_rows_raw"}
+KEPT = {
+    "prompts_raw",
+    "documents_raw",
+    "turns_raw",
+    "calls_raw",
+    "evaluations_raw",
+    "evaluation_rows_raw",
+    "cascade_fits_raw",
+}
 COPIES = {"verdict_versions_raw": "verdicts_raw"}  # tables with the columns of another one
 VIEWED = SORTED_BY.keys() - {"turns_raw"} - COPIES.keys()
 VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions", "reviewed_verdicts"}
@@ -127,7 +137,7 @@ def test_a_migrator_killed_half_way_is_no_obstacle(new_database: NewDatabase, se
     for migration in migrations():
         journal(half, migration.version, migration.name, migration.checksum, applied=0)
     client = connect(half)
-    for name in ("verdicts_raw", "verdicts"):
+    for name in ("verdicts_raw", "verdicts", "verdict_versions_raw", "verdict_versions"):
         client.command(f"DROP TABLE {name}")
     client.close()
     with pytest.raises(StoreUnavailable, match=r"lacks migration 0001_initial; run: weir migrate"):
