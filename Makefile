@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # A file's tests share servers, so they stay together. The longest files come first, as their folders are called.
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection load-calls docs lock clean
+.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-cascade load-calls docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench-memory: $(READY) ## a worker's memory under a backlog of a million events
 
 bench-injection: $(READY) ## how many prompt injections change a verdict
 	$(PYTHON) -m bench.injection $(ARGS)
+
+bench-cascade: $(READY) ## how often the cascade's promise holds on real rows, and the calls that it saves
+	$(PYTHON) -m bench.cascade $(ARGS)
 
 load-calls: $(READY) ## a file of transcripts as turns through the review of calls: DATA=FILE ARGS="--kills 2"
 	@$(PYTHON) -m bench.calls $(DATA) $(ARGS)
