@@ -55,6 +55,7 @@ bench-injection: $(READY) ## how many prompt injections change a verdict
 
 bench-cascade: $(READY) ## how often the cascade's promise holds on real rows, and the calls that it saves
 	$(PYTHON) -m bench.cascade $(ARGS)
+	$(PYTHON) -m bench.cascade_http
 
 load-calls: $(READY) ## a file of transcripts as turns through the review of calls: DATA=FILE ARGS="--kills 2"
 	@$(PYTHON) -m bench.calls $(DATA) $(ARGS)

@@ -5,8 +5,8 @@
 A screen learns from one part of each community set. For coverage all other rows are the traffic, of which the truth is
 known: thresholds are fitted again and again on rows drawn from it by chance (with replacement, as rows arrive), and a
 fit counts as kept if all that it claims is true of the traffic. Recall, precision and calls saved are those of a second
-run, on rows that neither the screen nor the thresholds have seen. What should be flagged is what the annotators flagged:
-the large model is taken for an oracle that agrees with them.
+run, on rows that neither the screen nor the thresholds have seen. What should be flagged is what the annotators
+flagged: the large model is taken for an oracle that agrees with them.
 """
 
 import argparse
@@ -31,9 +31,9 @@ class Outcome:
     """What became of one goal. Shares, of 0 to 1.
 
     target: of recall. precision_target: None for a screen that flags nothing by itself. coverage: of the fits, those
-    whose claims were all true, with its 95% interval. recall, precision, saved (rows that the model is not asked about):
-    means on rows not fitted on; nine in ten fits save between saved_low and saved_high. flags_itself: of the fits, those
-    with which the screen flags by itself. flagged: of the rows, those that the annotators flag.
+    whose claims were all true, with its 95% interval. recall, precision, saved (rows that the model is not asked
+    about): means on rows not fitted on; nine in ten fits save between saved_low and saved_high. flags_itself: of the
+    fits, those with which the screen flags by itself. flagged: of the rows, those that the annotators flag.
     """
 
     language: str
@@ -89,7 +89,7 @@ def unseen(rows: Scored, goal: Goal, fit_rows: int, resamples: int) -> list[Meas
     orders = (np.random.default_rng(seed).permutation(len(rows.risk)) for seed in range(resamples))
     parts = ((order[:fit_rows], order[fit_rows:]) for order in orders)
     return [
-        measure(fit(rows.risk[first], rows.flagged[first], goal), Scored(rows.risk[rest], rows.flagged[rest]))
+        measure(fit(rows.risk[first], rows.flagged[first], goal), Scored(rows.risk[rest], rows.flagged[rest], rest))
         for first, rest in parts
     ]
 

@@ -19,10 +19,13 @@ _SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Rows that the screen was not trained on. risk: the screen's; flagged: by the annotators' label."""
+    """Rows that the screen was not trained on. risk: the screen's; flagged: by the annotators' label; places: of the
+    rows in the set.
+    """
 
     risk: NDArray[np.float64]
     flagged: NDArray[np.bool_]
+    places: NDArray[np.intp]
 
 
 def read(language: str, data: Path = DATA) -> list[dict[str, Any]]:
@@ -40,7 +43,7 @@ def scored(language: str, train: int, data: Path = DATA, rows: int | None = None
     texts = np.array([row["text"] for row in found], dtype=object)
     flagged = np.array([row["label"] not in _ALLOWED for row in found])
     grams = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=2**18, alternate_sign=False)
-    model = LogisticRegression(C=30, max_iter=300)
+    model = LogisticRegression(C=3, max_iter=300)
     model.fit(grams.transform(texts[order[:train]]), flagged[order[:train]])
     rest = order[train:] if rows is None else order[train : train + rows]
-    return Scored(model.predict_proba(grams.transform(texts[rest]))[:, 1], flagged[rest])
+    return Scored(model.predict_proba(grams.transform(texts[rest]))[:, 1], flagged[rest], rest)
