@@ -26,7 +26,7 @@ METHOD = "fixed-sequence testing, exact binomial tails"
 
 _CANDIDATES = 64  # thresholds tested for precision; a test at each value would more often end early by chance
 _SAID = {
-    "recall": ("of what the reference flags, the screen lets pass no more than leaves {}", "were let pass"),
+    "recall": ("of what the reference flags, at least {} is not let pass by the screen", "were let pass"),
     "precision": ("of what the screen flags by itself, the reference flags at least {}", "it does not flag"),
 }
 

@@ -123,6 +123,11 @@ def test_what_the_screen_flags_is_watched_too() -> None:
     assert Audit.of(rows(4000, 5, missed=0.02, wrong=0.5), Goal(0.95)).doubt is None
 
 
+def test_two_claims_share_the_false_alarms() -> None:
+    only_misses: list[tuple[Route, bool]] = [("pass", True)] * 3
+    assert Audit.of(only_misses, Goal(0.95, 0.95)).evidence == Audit.of(only_misses, Goal(0.95)).evidence / 2
+
+
 def test_doubt_stays() -> None:
     audit = Audit.of([("pass", True)] * 100, Goal())
     doubt = audit.doubt

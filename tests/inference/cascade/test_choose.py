@@ -24,9 +24,9 @@ def test_none_and_all(row_id: int) -> None:
 
 def test_the_share_is_kept_over_rows_that_follow_each_other() -> None:
     start = 0x0199_0000_0000_7000_8000_0000_0000_0000
-    chosen = [audited(start + row, 0.02) for row in range(20_000)]
+    chosen = [audited(start + row, 0.02) for row in range(100_000)]
     assert binomtest(sum(chosen), len(chosen), 0.02).pvalue > 1e-4
-    tenths = [sum(chosen[first : first + 2000]) for first in range(0, 20_000, 2000)]
+    tenths = [sum(chosen[first : first + 10_000]) for first in range(0, 100_000, 10_000)]
     assert chisquare(tenths).pvalue > 1e-4
 
 
