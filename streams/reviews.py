@@ -74,13 +74,15 @@ class ReviewsAgent(Agent):
                 f"row_id: the verdict is of {verdict.pipeline}/{verdict.stage}, which this worker's pipelines do not "
                 "have; workers of other pipelines need a WEIR_REVIEWS_TOPIC of their own",
             )
-        row = stored_before(given, verdict)
-        if row is None:
-            row = review_row(given, verdict, stage.words, datetime.now(UTC))
-            await self._writer.write([row])
-        elif not is_place_of(row, given.place):
+        stored = stored_before(given, verdict)
+        if stored is not None and is_place_of(stored, given.place):
+            await self._publish(stage.writes, stored, verdict, given.traceparent)
+            return
+        row = review_row(given, verdict, stage.words, datetime.now(UTC))
+        if stored is not None:
             self._metrics.repeated.labels(*self._labels).inc()
             return
+        await self._writer.write([row])
         await self._publish(stage.writes, row, verdict, given.traceparent)
 
     async def _find(self, row: int) -> ReviewedVerdict:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +114,12 @@ def test_reviews_of_rows_are_told_in_the_order_of_time(tables: Client, make: Mak
     found = reviews_of(tables, [row, row + 1, row + 2])
     told = {key: [one["reviewer"] for one in reviews] for key, reviews in found.items()}
     assert told == {row: ["ann", "bob"], row + 1: ["eve"]}
+
+
+def test_the_queries_of_the_documentation_can_be_asked(tables: Client, make: Make, sql_folder: Path) -> None:
+    put(tables, make(VerdictRow), make(SourceRow), make(ReviewRow))
+    page = (sql_folder.parents[1] / "docs" / "reviews.md").read_text(encoding="utf-8")
+    block = page.partition("```sql\n")[2].partition("```")[0]
+    agreement, missed = (tables.query(query).result_rows for query in block.split(";\n") if query.strip())
+    assert agreement == [("moderation", "moderate", "allow", 1, 0.0)]
+    assert [row[1:] for row in missed] == [("block", "spam", "seen before", "hello")]
