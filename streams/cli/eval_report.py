@@ -104,8 +104,8 @@ def show(about: About, found: Found) -> None:
     if found.compared:
         console.print(_compared(found))
         console.print(
-            "Right alone: rows on which only the first, or only the second, was right; p: McNemar's exact test of them, "
-            "adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant after "
+            "Right alone: rows on which only the first, or only the second, was right; p: McNemar's exact test of "
+            "them, adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant after "
             "adjustment.",
             highlight=False,
         )
