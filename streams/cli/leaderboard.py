@@ -116,12 +116,13 @@ def _show(board: Board, metric: str) -> None:
     by_name = {run.name: run for run in runs}
     first = runs[0]
     title = f"{inert(first.dataset)}, {first.rows:,} rows ({first.rows_hash[:12]})"
-    table = Table("rank", "subject", title=title, box=box.SIMPLE_HEAD)
-    table.add_column(SHOWN[metric], justify="right")
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("rank", no_wrap=True)
+    table.add_column("subject")
+    table.add_column(SHOWN[metric], justify="right", no_wrap=True)
     table.add_column("no different from")
-    table.add_column("p50 of a\nprompt", justify="right")
-    table.add_column("USD a\n1,000 rows", justify="right")
-    table.add_column("run")
+    table.add_column("p50 of a prompt,\nUSD a 1,000 rows", justify="right", no_wrap=True)
+    table.add_column("run", no_wrap=True)
     for rank in ranked:
         run, report = by_name[rank.name], reports[rank.name]
         prompt = f"{run.prompt_version} {run.prompt_hash[:8]}".strip()
@@ -131,8 +132,7 @@ def _show(board: Board, metric: str) -> None:
             f"{inert(rank.name)}\n[dim]{inert(run.model)}\n{about}[/]",
             escape(figure(report.overall.metrics[metric])).replace(" ", "\n", 1),
             inert(", ".join(rank.ties)),
-            f"{report.work.seconds[0]:,.3f} s",
-            f"{report.work.cost_of_a_thousand(report.overall.rows):.4f}",
+            f"{report.work.seconds[0]:,.3f} s\n{report.work.cost_of_a_thousand(report.overall.rows):.4f}",
             run.run[:8],
         )
     console = Console()
