@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from inference.evaluation.report import Group, Report
 
 _MISTAKES = 10
+_BESIDE = 2  # subjects whose intervals stand beside the figures
 _TEXT = 300  # characters of a mistake
 _NUMBERS = 20  # of rows that were left out, in JSON
 
@@ -107,6 +108,8 @@ def show(about: About, found: Found) -> None:
             "Right alone: rows on which only the first, or only the second, was right; p: McNemar's exact test of "
             "them, adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant after "
             "adjustment.",
+            "them, adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant "
+            "after adjustment.",
             highlight=False,
         )
     for report, run in zip(found.reports, found.runs, strict=True):
@@ -125,12 +128,16 @@ def _overall(found: Found) -> Table:
     for report in found.reports:
         table.add_column(inert(report.name), justify="right")
     pairs = list(zip(found.runs, found.reports, strict=True))
+
+    def broken(told: str) -> str:
+        return told if len(found.reports) <= _BESIDE else told.replace(" [", "\n[")
+
     rows: dict[str, list[str]] = {
-        SHOWN[metric]: [figure(report.overall.metrics[metric]) for report in found.reports]
+        SHOWN[metric]: [broken(figure(report.overall.metrics[metric])) for report in found.reports]
         for metric in found.reports[0].overall.metrics
     }
     rows["rows"] = [f"{report.overall.rows:,}" for report in found.reports]
-    rows["p50, p95 of a prompt"] = [f"{r.work.seconds[0]:,.3f} s, {r.work.seconds[1]:,.3f} s" for r in found.reports]
+    rows["p50, p95 of a prompt"] = [f"{r.work.seconds[0]:,.2f}, {r.work.seconds[1]:,.2f} s" for r in found.reports]
     rows["rows an engine second"] = [
         f"{r.overall.rows / r.work.engine_seconds:,.1f}" if r.work.engine_seconds else "–" for r in found.reports
     ]
@@ -166,7 +173,7 @@ def _cell(measured: "Measured") -> str:
         return "–"
     if measured.low is None or measured.high is None:
         return f"{measured.value:.3f}"
-    low, high = (f"{bound:.3f}".removeprefix("0") for bound in (measured.low, measured.high))
+    low, high = (f"{bound:.2f}".removeprefix("0") for bound in (measured.low, measured.high))
     return f"{measured.value:.3f}\n{low}-{high}"
 
 

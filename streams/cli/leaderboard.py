@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sinks import evaluations, migrate
@@ -113,30 +115,24 @@ def _show(board: Board, metric: str) -> None:
     runs, ranked, reports = board
     by_name = {run.name: run for run in runs}
     first = runs[0]
-    table = Table(
-        "rank",
-        "subject",
-        "model",
-        "pipeline",
-        "prompt",
-        title=f"{inert(first.dataset)}, {first.rows:,} rows, {first.rows_hash[:12]}",
-    )
-    for name in (SHOWN[metric], "USD a 1,000 rows", "p50 of a prompt"):
-        table.add_column(name, justify="right")
+    title = f"{inert(first.dataset)}, {first.rows:,} rows ({first.rows_hash[:12]})"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("rank", no_wrap=True)
+    table.add_column("subject")
+    table.add_column(SHOWN[metric], justify="right", no_wrap=True)
     table.add_column("no different from")
-    table.add_column("run")
+    table.add_column("p50 of a prompt,\nUSD a 1,000 rows", justify="right", no_wrap=True)
+    table.add_column("run", no_wrap=True)
     for rank in ranked:
         run, report = by_name[rank.name], reports[rank.name]
+        prompt = f"{run.prompt_version} {run.prompt_hash[:8]}".strip()
+        about = inert(f"{run.pipeline} {run.pipeline_version}, {prompt}")
         table.add_row(
             str(rank.best) if rank.best == rank.worst else f"{rank.best}-{rank.worst}",
-            inert(rank.name),
-            inert(run.model),
-            inert(f"{run.pipeline} {run.pipeline_version}"),
-            inert(f"{run.prompt_version} {run.prompt_hash[:8]}".strip()),
-            figure(report.overall.metrics[metric]).replace("[", r"\["),
-            f"{report.work.cost_of_a_thousand(report.overall.rows):.4f}",
-            f"{report.work.seconds[0] * 1000:,.0f} ms",
+            f"{inert(rank.name)}\n[dim]{inert(run.model)}\n{about}[/]",
+            escape(figure(report.overall.metrics[metric])).replace(" ", "\n", 1),
             inert(", ".join(rank.ties)),
+            f"{report.work.seconds[0]:,.3f} s\n{report.work.cost_of_a_thousand(report.overall.rows):.4f}",
             run.run[:8],
         )
     console = Console()

@@ -404,7 +404,7 @@ class TestStore:
         status, out, _ = weir("leaderboard", "--data", write(data), "--all")
         assert status == 0
         assert out.count("right ") >= 2
-        assert "│ 1-3 " in out
+        assert "1-3 " in out
         assert "never" in out
 
     def test_leaderboard_of_nothing_is_told(self, weir: Weir, evaluate: Evaluate, tmp_path: Path) -> None:
