@@ -166,6 +166,8 @@ def candidates(parts: Parts) -> Iterator[tuple[str, Screen]]:
 def measure(name: str, scorer: Scorer, held_out: Sequence[Example], *, clock: bool = True) -> dict[str, Any]:
     """AUROC by language under each disguise, and by category: its rows beside those of its language that are fine."""
     found: dict[str, Any] = {"name": name, "auroc": {}, "categories": {}}
+    if clock:  # first, while it remembers no word
+        found["messages_per_second"] = speed(scorer, [example.text for example in held_out])
     for disguise, change in DISGUISES.items():
         scores = np.asarray(scorer([change(example.text) for example in held_out]))
         languages = np.array([example.language for example in held_out])
@@ -189,7 +191,7 @@ def measure(name: str, scorer: Scorer, held_out: Sequence[Example], *, clock: bo
                 if sum(e.flagged >= 0.5 for e in some) >= 10:
                     found["categories"][f"{language} {label}"] = auroc(some, scores[which])
     if clock:
-        found["messages_per_second"] = speed(scorer, [example.text for example in held_out])
+        found["messages_per_second_again"] = speed(scorer, [example.text for example in held_out])
     return found
 
 
@@ -200,13 +202,17 @@ def show(found: Sequence[Mapping[str, Any]]) -> None:
         *(name.replace("look-alikes", "alike") for name in found[0]["auroc"]),
         "passed en",
         "passed pt",
-        "msg/s",
+        "msg/s, new words",
+        "msg/s, known",
     )
     for each in found:
         passed = (f"{each['passed'][language] or 0:.2f}" for language in ("en", "pt"))
-        rate = each.get("messages_per_second")
+        rates = [each.get(f"messages_per_second{which}") for which in ("", "_again")]
         table.add_row(
-            each["name"], *(f"{a:.3f}" for a in each["auroc"].values()), *passed, f"{rate:,.0f}" if rate else "-"
+            each["name"],
+            *(f"{a:.3f}" for a in each["auroc"].values()),
+            *passed,
+            *(f"{rate:,.0f}" if rate else "-" for rate in rates),
         )
     console.print(table)
     table = Table("AUROC by category", *found[0]["categories"])

@@ -102,14 +102,15 @@ def normalized(text: str) -> str:
 
     In this order: compatibility forms (NFKC, Unicode Standard Annex 15), characters that show nothing, accents and
     variants of Latin letters, lower case; look-alikes of Latin letters in words that have Latin letters too; letters
-    set apart (`f.u.n.n.y`); digits and signs for letters inside words (`m0r3`); letters repeated more than twice.
+    set apart (`f.u.n.n.y`); digits and signs for letters inside words (`m0r3`); letters repeated more than twice, of
+    which one stays, and two of other characters and of words of one letter.
     """
     text = text.lower() if text.isascii() else _unmasked(_folded(text))
     if _SINGLE.search(text):
         text = _APART.sub(_joined, text)
     if _SIGN.search(text) and _LEET.search(text):
         text = _LEET_WORD.sub(_spelled, text)
-    return _REPEATED.sub(r"\1\1", text) if _REPEATED.search(text) else text
+    return _REPEATED.sub(_shortened, text) if _REPEATED.search(text) else text
 
 
 def _folded(text: str) -> str:
@@ -148,3 +149,9 @@ def _spelled(found: re.Match[str]) -> str:
         return word
     spoken = word.rstrip("!")
     return spoken.translate(_DIGIT_LETTERS) + word[len(spoken) :]
+
+
+def _shortened(found: re.Match[str]) -> str:
+    start, end = found.span()
+    inside = found.string[max(0, start - 1) : start].isalpha() or found.string[end : end + 1].isalpha()
+    return found[1] if inside and found[1].isalpha() else found[1] * 2

@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from inference.screen.errors import TooFewRows
 from inference.screen.model import Card, Features, Screen
-from inference.screen.normalize import normalized
+from inference.screen.normalize import VERSION, normalized
 
-SPLIT = "blake2b of the normalised text: 20% held out, 10% to calibrate"
+SPLIT = f"blake2b of the text, normalised by version {VERSION}: 20% held out, 10% to calibrate"
 LEAST = 20  # texts that are to be flagged, and as many that are not, in each part
 _HELD_OUT = 0.2
 _CALIBRATION = 0.3  # up to here
