@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 # A file's tests share servers, so they stay together. The longest files come first, as their folders are called.
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens load-calls docs lock clean
-.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-cascade load-calls docs lock clean
+.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade
+.PHONY: load-calls docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -56,6 +56,7 @@ bench-injection: $(READY) ## how many prompt injections change a verdict
 
 bench-screens: $(READY) ## candidates for the screen before the model, by language, category and obfuscation
 	$(PYTHON) -m bench.screens $(ARGS)
+
 bench-cascade: $(READY) ## how often the cascade's promise holds on real rows, and the calls that it saves
 	$(PYTHON) -m bench.cascade $(ARGS)
 	$(PYTHON) -m bench.cascade_http

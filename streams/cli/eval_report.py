@@ -106,8 +106,6 @@ def show(about: About, found: Found) -> None:
         console.print(_compared(found))
         console.print(
             "Right alone: rows on which only the first, or only the second, was right; p: McNemar's exact test of "
-            "them, adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant after "
-            "adjustment.",
             "them, adjusted (Holm) for all pairs. Differences: first less second, paired bootstrap; * significant "
             "after adjustment.",
             highlight=False,

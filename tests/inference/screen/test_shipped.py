@@ -1,4 +1,4 @@
-"""The screen that Weir ships: it is the pinned file, small, sane on messages it has not seen, and says where it is from."""
+"""The screen that Weir ships: the pinned file, small, sane on messages it has not seen, and it says where it is from."""
 
 import json
 from pathlib import Path
