@@ -1,4 +1,4 @@
-"""The screen that Weir ships: the pinned file, small, sane on messages it has not seen, and it says where it is from."""
+"""The screen that Weir ships: the pinned file, small, and sane on messages that it has not seen."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,6 @@ def test_it_is_sane_on_messages_that_it_has_not_seen(shipped: Screen) -> None:
     [
         ("you are a fucking idiot, shut up bitch", "see you at the market on saturday, bring some apples"),
         ("vai tomar no cu seu filho da puta", "obrigado pela ajuda, funcionou direitinho"),
-        ("eres una mierda, cállate", "¿alguien sabe a qué hora abre la tienda mañana?"),
     ],
 )
 def test_it_tells_plain_cases_apart(shipped: Screen, flagged: str, fine: str) -> None:
