@@ -13,7 +13,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE = """
 SELECT row_id, source_row_id, lang, decision FROM verdicts_raw FINAL
 WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id >= {begin:UInt128}
-    AND (confidence_source != 'prior' OR row_id IN
+    AND (confidence_source NOT IN ('prior', 'screen') OR row_id IN
         (SELECT row_id FROM reviews_raw WHERE pipeline = {pipeline:String} AND stage = {stage:String}))
 ORDER BY row_id LIMIT {rows:UInt32}
 """
