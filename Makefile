@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 # A file's tests share servers, so they stay together. The longest files come first, as their folders are called.
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection load-calls docs lock clean
+.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade
+.PHONY: load-calls docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -53,6 +54,13 @@ bench-memory: $(READY) ## a worker's memory under a backlog of a million events
 bench-injection: $(READY) ## how many prompt injections change a verdict
 	$(PYTHON) -m bench.injection $(ARGS)
 
+bench-screens: $(READY) ## candidates for the screen before the model, by language, category and obfuscation
+	$(PYTHON) -m bench.screens $(ARGS)
+
+bench-cascade: $(READY) ## how often the cascade's promise holds on real rows, and the calls that it saves
+	$(PYTHON) -m bench.cascade $(ARGS)
+	$(PYTHON) -m bench.cascade_http
+
 load-calls: $(READY) ## a file of transcripts as turns through the review of calls: DATA=FILE ARGS="--kills 2"
 	@$(PYTHON) -m bench.calls $(DATA) $(ARGS)
 
@@ -64,7 +72,7 @@ docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra embedded --extra eval --extra dev --output-file requirements.lock pyproject.toml
+		--extra embedded --extra eval --extra screen --extra dev --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .venv-vllm .kafka *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -53,11 +53,13 @@ class InstantEngine(ChildProcess):
 class Answers:
     """The bytes of each answer, made of parts that are made once."""
 
-    def __init__(self, recorded: Mapping[str, str], labels: Mapping[str, int]) -> None:
+    def __init__(self, recorded: Mapping[str, str], labels: Mapping[str, int], model: str = MODEL) -> None:
         """recorded: text to the word that answers it. labels: words to their token ids, as they become known."""
         self._variants: dict[tuple[int, ...], list[bytes]] = {}
+        self.model = model
         self._recorded = recorded
         self._labels = labels
+        self.on_record = self.recorded
         self.prompt_tokens = 0
         self.generated_tokens = 0
 
@@ -77,16 +79,16 @@ class Answers:
                 if body.get("return_token_ids")
                 else (b'"token_ids":null,"prompt_token_ids":null',)
             )
-            choice = self._on_record(prompt, tuple(body.get("logprob_token_ids") or ()))
-            choices.append(b"".join((b'{"index":%d,' % index, choice or variants[crc32(data) % _VARIANTS], *ids, b"}")))
+            known = self.on_record(prompt, tuple(body.get("logprob_token_ids") or ()))
+            choices.append(b"".join((b'{"index":%d,' % index, known or variants[crc32(data) % _VARIANTS], *ids, b"}")))
         self.prompt_tokens += tokens
         self.generated_tokens += len(prompts)
         return (
             b'{"id":"cmpl-0","object":"text_completion","created":0,"model":"%s","choices":[%s],"usage":{'
             b'"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":0}}}'
-        ) % (MODEL.encode(), b",".join(choices), tokens, len(prompts), tokens + len(prompts))
+        ) % (self.model.encode(), b",".join(choices), tokens, len(prompts), tokens + len(prompts))
 
-    def _on_record(self, prompt: Any, labels: tuple[int, ...]) -> bytes:
+    def recorded(self, prompt: Any, labels: tuple[int, ...]) -> bytes:
         """The choice that is on record for a prompt; empty for none."""
         if not self._recorded or not isinstance(prompt, str):
             return b""
@@ -94,18 +96,18 @@ class Answers:
         word = next((word for text, word in self._recorded.items() if line.endswith(text)), None)
         if word is None:
             return b""
-        return _choice(labels, {i: _SURE if i == self._labels.get(f" {word}") else _UNLIKELY for i in labels})
+        return choice(labels, {i: _SURE if i == self._labels.get(f" {word}") else _UNLIKELY for i in labels})
 
     def _of_labels(self, labels: tuple[int, ...]) -> list[bytes]:
         if labels not in self._variants:
             chance = random.Random(repr(labels))
             self._variants[labels] = [
-                _choice(labels, {i: -12 * chance.random() for i in labels}) for _ in range(_VARIANTS)
+                choice(labels, {i: -12 * chance.random() for i in labels}) for _ in range(_VARIANTS)
             ]
         return self._variants[labels]
 
 
-def _choice(labels: tuple[int, ...], logprobs: Mapping[int, float]) -> bytes:
+def choice(labels: tuple[int, ...], logprobs: Mapping[int, float]) -> bytes:
     """A choice without its index and its token ids."""
     top = {"token_id:216": -3.151062250137329} | {f"token_id:{i}": logprobs[i] for i in labels}
     choice = {
@@ -126,10 +128,12 @@ def _choice(labels: tuple[int, ...], logprobs: Mapping[int, float]) -> bytes:
 class Server:
     """The HTTP side."""
 
+    model = MODEL
+
     def __init__(self, delay: float, recorded: Mapping[str, str]) -> None:
         self._delay = delay
         self._labels: dict[str, int] = {}
-        self._answers = Answers(recorded, self._labels)
+        self._answers = Answers(recorded, self._labels, self.model)
         self._running = 0
         self._prompts = 0
         self._requests = 0
@@ -148,18 +152,18 @@ class Server:
         return web.Response()
 
     async def _models(self, _: web.Request) -> web.Response:
-        model = {"id": MODEL, "object": "model", "owned_by": "vllm", "max_model_len": CONTEXT_TOKENS}
+        model = {"id": self.model, "object": "model", "owned_by": "vllm", "max_model_len": CONTEXT_TOKENS}
         return _json(orjson.dumps({"object": "list", "data": [model]}))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        labels = f'{{engine="0",model_name="{MODEL}"}}'
+        labels = f'{{engine="0",model_name="{self.model}"}}'
         lines = (
             f"vllm:num_requests_running{labels} {self._running}",
             f"vllm:num_requests_waiting{labels} 0",
             f"vllm:kv_cache_usage_perc{labels} 0",
             f"vllm:prompt_tokens_total{labels} {self._answers.prompt_tokens}",
             f"vllm:generation_tokens_total{labels} {self._answers.generated_tokens}",
-            f'vllm:request_success_total{{engine="0",finished_reason="length",model_name="{MODEL}"}} {self._prompts}',
+            f'vllm:request_success_total{{finished_reason="length",{labels[1:]} {self._prompts}',
             f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {self._requests}',
         )
         return web.Response(text="\n".join(lines) + "\n")

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-ConfidenceSource = Literal["logprobs", "votes", "prior"]
+ConfidenceSource = Literal["logprobs", "votes", "prior", "screen"]
 
 
 class Usage(Struct, frozen=True):

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from inference.engine import ANYONE, Caller, ConfidenceSource, Usage
+
+Tier = Literal["screen", "model"]
 
 
 class Passage(Struct, frozen=True):
@@ -48,15 +50,29 @@ class Identity(Struct, frozen=True):
     labels: Sequence[str]
 
 
+class Screening(Struct, frozen=True):
+    """What the screen before the model said of a text.
+
+    screen: name and version. risk: its probability that the text is to be flagged. tier: who gave the judgement.
+    audited: the row is one of those that the model judges whatever the screen says.
+    """
+
+    screen: str
+    risk: float
+    tier: Tier
+    audited: bool
+
+
 class Judgement(Struct, frozen=True):
-    """An operator's answer for one passage.
+    """An answer for one passage: an operator's, or that of the screen before it.
 
     decision: what to do, one of the operator's decisions. label: the most probable label; empty if the operator has
     none. scores: calibrated probability of each label, in the order of the pipeline file; where the text was judged in
     parts, see the operator. confidence: probability that `decision` rests on. confidence_source: what that was
     estimated from. output: what the operator found or wrote, for JSON; empty where the label says it all. calls: one
     for each prompt; parts of the text that are the same share one. parts: how many parts the text was judged in.
-    context_read: which texts of the passage's context the model read, by their index.
+    context_read: which texts of the passage's context the model read, by their index. screening: None without a
+    screen.
     """
 
     decision: str
@@ -70,6 +86,7 @@ class Judgement(Struct, frozen=True):
     context_read: Sequence[int] = ()
     confidence_source: ConfidenceSource = "logprobs"
     output: Mapping[str, Any] = field(default_factory=dict)
+    screening: Screening | None = None
 
     @property
     def usage(self) -> Usage:

@@ -19,7 +19,7 @@ _VERDICTS = """
 SELECT row_id, source_row_id, pipeline, pipeline_version, stage, operator, tenant, lang, event_time, broker_time,
     judged_at, topic, `partition`, `offset`, decision, label, scores, confidence, model, prompt_hash, parts,
     input_tokens, cached_tokens, output_tokens, cost_usd, latency_ms, reused_from, output, confidence_source,
-    engine_seconds, prompt_version
+    engine_seconds, prompt_version, tier, screen, risk, audited
 FROM verdicts_raw FINAL
 WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id IN {rows:Array(UInt128)}
 """

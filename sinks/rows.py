@@ -32,7 +32,8 @@ class VerdictRow(NamedTuple):
 
     reused_from: row id of the verdict whose judgement this one repeats; 0 if the model was asked. output: JSON; empty
     for none. engine_seconds: the share of the engine's time that the judgement took. prompt_version: the name that the
-    pipeline file gives to the prompt.
+    pipeline file gives to the prompt. tier: who gave the judgement, `model` or `screen`. screen: name and version of
+    the screen before the model, empty for none. risk: what that said. audited: the model was to judge it in any case.
     """
 
     row_id: int
@@ -66,6 +67,33 @@ class VerdictRow(NamedTuple):
     confidence_source: str = "logprobs"
     engine_seconds: float = 0.0
     prompt_version: str = ""
+    tier: str = "model"
+    screen: str = ""
+    risk: float = 0.0
+    audited: bool = False
+
+
+class CascadeFitRow(NamedTuple):
+    """Thresholds of a screen and what is promised for them.
+
+    goal: what was to be promised, in words. open: nothing is promised, and the model judges every row. rows, flagged:
+    the sample. claims: JSON. reason: why it is open, or why a threshold is missing.
+    """
+
+    pipeline: str
+    stage: str
+    screen: str
+    prompt_hash: str
+    model: str
+    goal: str
+    fitted_at: datetime
+    open: bool
+    pass_below: float | None
+    flag_from: float | None
+    rows: int
+    flagged: int
+    claims: str
+    reason: str
 
 
 class InferenceCallRow(NamedTuple):
@@ -199,6 +227,110 @@ class CallRow(NamedTuple):
     closed_at: datetime
 
 
+class ReviewRow(NamedTuple):
+    """What a person said of a verdict.
+
+    row_id: of the verdict. review_id: of the review. event_time: of the event that was judged; judged_at: of the
+    verdict that was reviewed. decision, label: as the person has them. model_decision, model_label: as the model had
+    them. was_decision, was_label, was_by: what held when the review came, and by whom, `model` or `person`. source,
+    event_id: the tool's name for the review; empty for none. topic, partition, offset: where the review stood first.
+    """
+
+    row_id: int
+    review_id: int
+    source_row_id: int
+    pipeline: str
+    stage: str
+    operator: str
+    tenant: str
+    lang: str
+    event_time: datetime
+    judged_at: datetime
+    reviewed_at: datetime
+    reviewer: str
+    decision: str
+    label: str
+    model_decision: str
+    model_label: str
+    was_decision: str
+    was_label: str
+    was_by: str
+    comment: str
+    source: str
+    event_id: str
+    topic: str
+    partition: int
+    offset: int
+    written_at: datetime
+
+
+class EvaluationRow(NamedTuple):
+    """One subject, an engine with a prompt, measured on labelled rows; everything that it takes to do it again.
+
+    run: 32 hexadecimal digits. name: of the subject. dataset_hash: SHA-256 of the file. rows_hash: SHA-256 of the rows
+    that were judged, with their labels; the same for all runs that can be compared. labels: of the stage, in the order
+    of scores. fine: the one of text with which nothing is wrong; empty for none. coarse: labels of the data that say
+    only that something is wrong. settings: JSON of the stage's operator. options: JSON of the command's. metrics: JSON
+    of the figures.
+    """
+
+    run: str
+    name: str
+    evaluated_at: datetime
+    dataset: str
+    dataset_hash: str
+    rows_hash: str
+    rows: int
+    left_out: int
+    given_up: int
+    seed: int
+    pipeline: str
+    pipeline_version: str
+    stage: str
+    operator: str
+    prompt_version: str
+    prompt_hash: str
+    prompt_text: str
+    settings_hash: str
+    settings: str
+    model: str
+    engine: str
+    engine_url: str
+    engine_version: str
+    weir_version: str
+    labels: list[str]
+    fine: str
+    coarse: list[str]
+    options: str
+    metrics: str
+
+
+class EvaluatedRow(NamedTuple):
+    """One row as a run judged it; no words of it are kept.
+
+    row_key: the same in all runs. truth: label of people. predicted: the label that the decision stands for. seconds:
+    of the slowest prompt.
+    """
+
+    run: str
+    row_key: str
+    row_id: str
+    truth: str
+    lang: str
+    decision: str
+    predicted: str
+    flagged: bool
+    scores: list[float]
+    confidence: float
+    seconds: float
+    engine_seconds: float
+    cost_usd: float
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    judged_at: datetime
+
+
 AnyRow = (
     SourceRow
     | VerdictRow
@@ -209,11 +341,16 @@ AnyRow = (
     | DocumentRow
     | TurnRow
     | CallRow
+    | CascadeFitRow
+    | ReviewRow
+    | EvaluationRow
+    | EvaluatedRow
 )
 
 # In the order in which they are written: a verdict that can be read can also be traced.
 TABLES: dict[type[AnyRow], str] = {
     PromptRow: "prompts_raw",
+    CascadeFitRow: "cascade_fits_raw",
     EngineUsageRow: "engine_usage_raw",
     DocumentRow: "documents_raw",
     SourceRow: "source_rows_raw",
@@ -221,5 +358,8 @@ TABLES: dict[type[AnyRow], str] = {
     InferenceCallRow: "inference_calls_raw",
     LineageEdgeRow: "lineage_edges_raw",
     CallRow: "calls_raw",
+    ReviewRow: "reviews_raw",
+    EvaluatedRow: "evaluation_rows_raw",
+    EvaluationRow: "evaluations_raw",
     VerdictRow: "verdicts_raw",
 }

@@ -50,7 +50,7 @@ class Services:
 
 
 class Agent(ABC):
-    """The agent of one stage.
+    """The agent of one topic.
 
     Rows are worked on independently of each other. A message is acknowledged when its row is done, or when the
     dead-letter topic has the message; otherwise it stays unacknowledged and comes again after a restart.
@@ -91,10 +91,10 @@ class Agent(ABC):
         """What must be done before the first message. Raises what stops the worker or may succeed later."""
 
     @abstractmethod
-    def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
-        """What is to be done with a valid message. turn: to be ended when it is done.
+    def _job(self, message: KafkaMessage) -> Coroutine[Any, Any, None]:
+        """What is to be done with a message. Called in the order of the topic, so that turns are right.
 
-        Called in the order of the topic. What it raises stops the worker; see `_settle`.
+        What the coroutine raises stops the worker; see `_settle`.
         """
 
     async def run(self, stream: Any) -> None:
@@ -126,21 +126,6 @@ class Agent(ABC):
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _job(self, message: KafkaMessage) -> Coroutine[Any, Any, None]:
-        """What is to be done with a message. Called in the order of the topic, so that turns are right."""
-        try:
-            event = decode(message)
-        except Exception as error:  # noqa: BLE001  no message may end the agent
-            return self._dead_letter(message, dead_letter_of(error))
-        if event.rerun is not None and event.rerun.stage != self.name:
-            return _pass_over()
-        self.sla.take(id(message), self._began(message, event).timestamp(), message.timestamp)
-        return self._begin(message, event, self._turns.take(message.key))
-
-    def _began(self, message: KafkaMessage, event: Event) -> datetime:
-        """From when on the SLA counts for a message."""
-        return event.event_time
 
     async def _settle(self, message: KafkaMessage, turn: Turn, work: Awaitable[None]) -> None:
         """Do the work for a row; what fails for this row alone makes it a dead letter."""
@@ -179,6 +164,31 @@ class Agent(ABC):
         self.sla.leave(id(message))
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
+
+
+class TextAgent(Agent):
+    """The agent of a topic of texts."""
+
+    @abstractmethod
+    def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
+        """What is to be done with a valid message. turn: to be ended when it is done.
+
+        Called in the order of the topic. What it raises stops the worker; see `_settle`.
+        """
+
+    def _job(self, message: KafkaMessage) -> Coroutine[Any, Any, None]:
+        try:
+            event = decode(message)
+        except Exception as error:  # noqa: BLE001  no message may end the agent
+            return self._dead_letter(message, dead_letter_of(error))
+        if event.rerun is not None and event.rerun.stage != self.name:
+            return _pass_over()
+        self.sla.take(id(message), self._began(message, event).timestamp(), message.timestamp)
+        return self._begin(message, event, self._turns.take(message.key))
+
+    def _began(self, message: KafkaMessage, event: Event) -> datetime:
+        """From when on the SLA counts for a message."""
+        return event.event_time
 
 
 async def _pass_over() -> None:

@@ -20,7 +20,7 @@ from faust.types import TP
 from sinks.calls import CallKey, Calls, StoredTurn
 from sinks.rows import CallRow, LineageEdgeRow, TurnRow
 from streams import cloudevents
-from streams.agent import Agent, Services
+from streams.agent import Services, TextAgent
 from streams.call import Call, Closing, digest, said, size_of
 from streams.decode import Event, KafkaMessage
 from streams.errors import DeadLetter, Reason
@@ -52,7 +52,7 @@ class _Held:
     waits: float = math.inf
 
 
-class AssembleAgent(Agent):
+class AssembleAgent(TextAgent):
     """The agent of a stage that assembles.
 
     A call is closed when its final turn and all before it are there, or after a time without any turn. What comes later

@@ -9,8 +9,20 @@ from pydantic.json_schema import models_json_schema
 from streams.dlq import Action
 from streams.errors import Reason
 from streams.pipeline import Pipeline, Stage
-from streams.records import ESCALATION_TYPE, MESSAGE_TYPE, VERDICT_TYPE, Escalation, TextMessage, Verdict
-from streams.topics import dead_letters
+from streams.records import (
+    CORRECTION_TYPE,
+    ESCALATION_TYPE,
+    MESSAGE_TYPE,
+    REVIEW_TYPE,
+    VERDICT_TYPE,
+    Correction,
+    Escalation,
+    Review,
+    TextMessage,
+    Verdict,
+)
+from streams.reviews import PIPELINE, STAGE
+from streams.topics import REVIEWS, dead_letters
 
 _SCHEMA_REF = "#/components/schemas/{model}"
 
@@ -60,9 +72,16 @@ _DOCUMENTS = (
 )
 
 
+_REVIEWS = (
+    "People's reviews of verdicts, from any tool; WEIR_REVIEWS_TOPIC names another topic. Key: the row id of the "
+    "verdict. The same review twice is one."
+)
+
+
 def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
     """Channels, operations and messages of these pipelines, from the service's side."""
     topics = _Topics()
+    judged = False
     for pipeline in pipelines:
         if pipeline.documents is not None:
             topics.read(f"{pipeline.name}/documents", pipeline.documents.topic, _DOCUMENTS, "textMessage", "withdrawal")
@@ -73,13 +92,23 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
                 topics.write(
                     f"{name}: publish", stage.writes, "Judgements. Key: that of the message judged.", "verdict"
                 )
+                topics.write(f"{name}: correct", stage.writes, "", "correction")
+                judged = True
             else:
                 topics.write(f"{name}: publish", stage.writes, _made_by(stage), "textMessage")
             if stage.escalate is not None:
                 purpose = "Judgements that a person should see. Key: that of the message judged."
                 topics.write(f"{name}: escalate", stage.escalate.writes, purpose, "escalation")
+    if judged:
+        topics.read(f"{PIPELINE}/{STAGE}", REVIEWS, _REVIEWS, "review")
     _, schemas = models_json_schema(
-        [(TextMessage, "validation"), (Verdict, "serialization"), (Escalation, "serialization")],
+        [
+            (TextMessage, "validation"),
+            (Verdict, "serialization"),
+            (Escalation, "serialization"),
+            (Review, "validation"),
+            (Correction, "serialization"),
+        ],
         ref_template=_SCHEMA_REF,
     )
     return {
@@ -104,6 +133,13 @@ def document(pipelines: Iterable[Pipeline]) -> dict[str, Any]:
                 "verdict": _message("A judgement", VERDICT_TYPE, "Verdict", _CLOUDEVENTS),
                 "escalation": _message(
                     "A judgement that a person should see", ESCALATION_TYPE, "Escalation", _CLOUDEVENTS
+                ),
+                "review": _message("What a person says of a verdict", REVIEW_TYPE, "Review", _CLOUDEVENTS | _ORIGIN),
+                "correction": _message(
+                    "What a person said of a verdict, as its readers are told",
+                    CORRECTION_TYPE,
+                    "Correction",
+                    _CLOUDEVENTS,
                 ),
                 "withdrawal": {
                     "title": "The end of a document",

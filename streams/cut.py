@@ -9,7 +9,7 @@ from msgspec import Struct
 from inference.dialogue import Exchange, SmallTalk, Turn, exchanges
 from sinks.rows import LineageEdgeRow
 from streams import cloudevents
-from streams.agent import Agent, Services
+from streams.agent import Services, TextAgent
 from streams.decode import Event, KafkaMessage, said
 from streams.errors import DeadLetter, Reason
 from streams.identity import digest_of, event_row_id, row_of, time_ms
@@ -37,7 +37,7 @@ class Pieces(Struct, frozen=True):
     dropped: Sequence[str]
 
 
-class CutAgent(Agent):
+class CutAgent(TextAgent):
     """The agent of a stage that cuts.
 
     The same message always gives the same pieces with the same ids, so what is cut again after a restart, or because a

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from streams import cloudevents, rerun_headers
 from streams.errors import DeadLetter, Reason
@@ -16,6 +16,8 @@ from streams.rerun_headers import Rerun
 
 OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
 FUTURE = timedelta(days=1)
+
+Body = TypeVar("Body", bound=BaseModel)
 
 _TRACEPARENT = 256  # characters; the W3C's version 00 has 55
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -78,20 +80,15 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
 
     now: for tests; times more than a day after it are refused.
     """
-    body = _parse(message.value)
+    body = parse(message.value, TextMessage)
     text = body.text or spoken(body.turns)
     if not text.strip():
         raise DeadLetter(Reason.EMPTY_TEXT, "the field text is empty or only white space, and there are no turns")
-    context = cloudevents.attributes(message.headers)
-    _check_lengths(context)
+    context = attributes_of(message)
     place = origin_of(message)
     broker_time = broker_time_of(place.timestamp_ms)
-    own_time = body.time or _header_time(context.get("time"))
-    written = own_time or broker_time
-    if written is None:
-        raise DeadLetter(Reason.TIME_OUT_OF_RANGE, "the message has no time, and its Kafka timestamp is none either")
-    check_range(written, now or datetime.now(UTC))  # times at the ends of the calendar exist in some zones only
-    event_time = written.astimezone(UTC)
+    own_time = body.time or header_time(context.get("time"))
+    event_time = time_of(own_time, broker_time, now or datetime.now(UTC))
     source = context.get("source") or place.topic
     event_id = body.id or context.get("id") or ""
     at = time_ms(event_time)
@@ -100,7 +97,6 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         if event_id
         else offset_row_id(at, place.topic, place.partition, place.offset)
     )
-    traceparent = context.get("traceparent", "")
     rerun = rerun_headers.read(place.rerun, message, body.context) if place.rerun else None
     return Event(
         row_id=row_id,
@@ -118,7 +114,7 @@ def decode(message: KafkaMessage, now: datetime | None = None) -> Event:
         author=body.author,
         lang=body.lang,
         tenant=body.tenant,
-        traceparent=traceparent if len(traceparent) <= _TRACEPARENT else "",
+        traceparent=context.get("traceparent", ""),
         documents=body.documents,
         context=rerun.context if rerun else body.context,
         turn=body.turn,
@@ -139,7 +135,8 @@ def said(speaker: str, text: str) -> str:
     return f"{speaker}: {words}" if speaker else words
 
 
-def _parse(value: bytes | None) -> TextMessage:
+def parse(value: bytes | None, shape: type[Body]) -> Body:
+    """The value of a message as this record. Raises DeadLetter, which says what is wrong without quoting it."""
     if value is None:
         raise DeadLetter(Reason.NO_VALUE, "the message has a key only")
     try:
@@ -147,7 +144,7 @@ def _parse(value: bytes | None) -> TextMessage:
     except UnicodeDecodeError as error:
         raise DeadLetter(Reason.NOT_UTF8, f"invalid UTF-8 at byte {error.start}") from error
     try:
-        return TextMessage.model_validate_json(value)
+        return shape.model_validate_json(value)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         if problems[0]["type"] == "json_invalid":
@@ -157,14 +154,31 @@ def _parse(value: bytes | None) -> TextMessage:
         raise DeadLetter(Reason.WRONG_FIELD, detail) from error
 
 
-def _check_lengths(context: Mapping[str, str]) -> None:
-    """Headers have no schema that would do it, and what is carried into every verdict must have an end."""
+def attributes_of(message: Placed) -> Mapping[str, str]:
+    """The CloudEvents attributes of a message; a `traceparent` that is too long to be one is left out.
+
+    Raises DeadLetter: headers have no schema, and what is carried into every verdict must have an end.
+    """
+    context = cloudevents.attributes(message.headers)
     for name in ("id", "source"):
         if len(context.get(name, "")) > NAME_CHARACTERS:
             raise DeadLetter(Reason.WRONG_FIELD, f"header ce_{name} has more than {NAME_CHARACTERS} characters")
+    if len(context.get("traceparent", "")) > _TRACEPARENT:
+        del context["traceparent"]
+    return context
 
 
-def _header_time(value: str | None) -> datetime | None:
+def time_of(own: datetime | None, broker_time: datetime | None, now: datetime) -> datetime:
+    """When it happened, in UTC: what the message says, else Kafka's timestamp. Raises DeadLetter."""
+    said = own or broker_time
+    if said is None:
+        raise DeadLetter(Reason.TIME_OUT_OF_RANGE, "the message has no time, and its Kafka timestamp is none either")
+    check_range(said, now)  # times at the ends of the calendar exist in some zones only
+    return said.astimezone(UTC)
+
+
+def header_time(value: str | None) -> datetime | None:
+    """The time in the header `ce_time`. Raises DeadLetter."""
     if value is None:
         return None
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sinks.rows import DocumentRow
 from streams import cloudevents
-from streams.agent import Agent, Services
+from streams.agent import Services, TextAgent
 from streams.decode import Event, KafkaMessage, broker_time_of, check_range
 from streams.errors import DeadLetter, Reason
 from streams.identity import document_row_id, time_ms
@@ -17,7 +17,7 @@ from streams.window import Turn
 NAME = "documents"
 
 
-class DocumentsAgent(Agent):
+class DocumentsAgent(TextAgent):
     """Stores each version of a document, from when on it holds, and when it was withdrawn.
 
     The topic is compacted, so it has the last version of each document; the store has all that were ever read. A

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     EMPTY_TEXT = "empty_text"
     TIME_OUT_OF_RANGE = "time_out_of_range"
     CALL_TOO_LARGE = "call_too_large"
+    UNKNOWN_ROW = "unknown_row"
+    UNKNOWN_STAGE = "unknown_stage"
     PROMPT_REJECTED = "prompt_rejected"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     ROW_REJECTED = "row_rejected"

@@ -6,9 +6,10 @@ import time
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
+from msgspec import structs
 from prometheus_client import Histogram
 
 from inference.engine import Caller
@@ -20,7 +21,7 @@ from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, PromptRow
 from streams import cloudevents, deferral, records
 from streams.admission import PAST_LIMIT, Admission
-from streams.agent import Agent, Services
+from streams.agent import Services, TextAgent
 from streams.budgets import BudgetSpent
 from streams.cloudevents import Headers
 from streams.decode import Event, KafkaMessage, size_of
@@ -37,6 +38,9 @@ from streams.topics import deferred
 from streams.verdicts import rows_of, verdict_from_store, verdict_of, verdict_row_id
 from streams.window import Repeats, Turn, Window
 
+if TYPE_CHECKING:
+    from streams.cascade import Cascade
+
 log = logging.getLogger(__name__)
 
 # The store may drop a row of older events for its age at once; whether it did must be known before anybody reads a
@@ -52,7 +56,7 @@ class _KeepsVerdict(Exception):
     """The row is to be judged anew and may not be now: a verdict without the model is no better than the one it has."""
 
 
-class JudgeAgent(Agent):
+class JudgeAgent(TextAgent):
     """The agent of a stage that asks a model.
 
     A slow row delays only later ones of its own key, and those only when they are published. A verdict goes to Kafka
@@ -60,7 +64,13 @@ class JudgeAgent(Agent):
     """
 
     def __init__(
-        self, pipeline: Pipeline, stage: Stage, operator: Operator, admission: Admission, services: Services
+        self,
+        pipeline: Pipeline,
+        stage: Stage,
+        operator: Operator,
+        admission: Admission,
+        services: Services,
+        cascade: "Cascade | None" = None,
     ) -> None:
         super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
         self.defers = pipeline.limits.defers
@@ -78,6 +88,7 @@ class JudgeAgent(Agent):
                 f"{self.name}: escalate names the decisions {', '.join(sorted(unknown))}; "
                 f"{stage.task} decides {', '.join(operator.decisions)}"
             )
+        self.cascade = cascade
         self._judged = services.judged
         self._documents = services.documents
         self._wait = seconds_of(pipeline.documents.wait) if pipeline.documents else None
@@ -108,6 +119,8 @@ class JudgeAgent(Agent):
         """
         await self._operator.prepare()
         identity = self._operator.identity
+        if self.cascade is not None:
+            self.cascade.prepare(identity)
         await self._writer.write(
             [
                 PromptRow(
@@ -203,8 +216,9 @@ class JudgeAgent(Agent):
     def _is_current(self, stored: StoredVerdict) -> bool:
         """Whether the verdict is what this stage would say, and not what an earlier version of it said."""
         row, identity = stored.row, self._operator.identity
-        then = (row.pipeline_version, row.prompt_hash, row.model)
-        return then == (self._pipeline.version, identity.prompt_hash, identity.model) and bool(stored.labels)
+        if (row.pipeline_version, row.prompt_hash) != (self._pipeline.version, identity.prompt_hash):
+            return False
+        return (row.model == identity.model or row.tier == "screen") and bool(stored.labels)
 
     async def _judge(
         self, message: KafkaMessage, event: Event, earlier: Sequence[Earlier], row_id: int
@@ -219,10 +233,14 @@ class JudgeAgent(Agent):
             "\n\n".join(document.text for document in documents),
             caller,
         )
+        screened = await self.cascade.screen(row_id, event.text) if self.cascade else None
         shared = event.tenant not in self._stage.reuse.except_tenants
         key = key_of(event.tenant, passage.text, [passage.document, *passage.context]) if shared else None
         try:
-            found = self._reuse.known(key, row_id) or await self._judge_anew(key, row_id, passage)
+            found = self._reuse.known(key, row_id)
+            if found is None and screened is not None and screened.judgement is not None:
+                found = Reused(screened.judgement, None)
+            found = found or await self._judge_anew(key, row_id, passage)
         except PAST_LIMIT as past:
             if isinstance(past, BudgetSpent) and self._may_wait(message, event.tenant):
                 raise
@@ -231,6 +249,8 @@ class JudgeAgent(Agent):
             self._metrics.by_prior.labels(*self._labels, past.reason).inc()
             found = Reused(prior_judgement(self._settings, self._operator.identity), None)
         judgement = found.judgement
+        if screened is not None and judgement.screening is None:
+            judgement = structs.replace(judgement, screening=screened.screening)
         own = len(event.context)
         context = [earlier[index - own] for index in judgement.context_read if index >= own]
         verdict = verdict_of(

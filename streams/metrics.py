@@ -11,14 +11,57 @@ from prometheus_client.metrics import MetricWrapperBase
 
 _STAGE = ("pipeline", "stage")
 _LATENCY = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600, 10800)
+_DELAY = (60, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200, 604_800, 2_592_000)
 _DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+
+
+class CascadeMetrics:
+    """Those of the screen before a model."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.rows = Counter(
+            "weir_screened_total",
+            "Rows by what the screen before the model says of them, and whether the model judges them in any case.",
+            (*_STAGE, "route", "audited"),
+            registry=registry,
+        )
+        self.open = Gauge(
+            "weir_cascade_open",
+            "1 while the model judges every row, because nothing can be promised for the screen.",
+            _STAGE,
+            registry=registry,
+        )
+        self.evidence = Gauge(
+            "weir_cascade_doubt",
+            "Evidence against the promise for the screen, in rows; 10,000 opens the cascade.",
+            _STAGE,
+            registry=registry,
+        )
+        self.recall = Gauge(
+            "weir_cascade_recall_ratio",
+            "Of what the model flags among audited rows, the share that the screen does not let pass, since the fit.",
+            (*_STAGE, "bound"),
+            registry=registry,
+        )
+        self.saved = Gauge(
+            "weir_cascade_saved_ratio",
+            "Of audited rows, the share that the screen would decide, since the fit.",
+            (*_STAGE, "bound"),
+            registry=registry,
+        )
+        self.precision = Gauge(
+            "weir_cascade_precision_ratio",
+            "Of audited rows that the screen would flag by itself, the share that the model flags, since the fit.",
+            (*_STAGE, "bound"),
+            registry=registry,
+        )
 
 
 class Metrics:
     """The metrics, as attributes. One object a worker."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915  a statement each
         self.registry = r = CollectorRegistry()
         self.received = Counter("weir_messages_received_total", "Messages taken from Kafka.", _STAGE, registry=r)
         self.repeated = Counter(
@@ -39,6 +82,7 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.cascade = CascadeMetrics(r)
         self.reused = Counter(
             "weir_judgements_reused_total",
             "Judgements taken from an earlier row with the same text and context.",
@@ -78,6 +122,21 @@ class Metrics:
         )
         self.escalated = Counter(
             "weir_escalations_total", "Verdicts that went to a person.", (*_STAGE, "decision"), registry=r
+        )
+        self.reviews = Counter(
+            "weir_reviews_total",
+            "People's reviews that were stored; decision is the model's, agrees is yes if the person decides the same.",
+            (*_STAGE, "decision", "agrees"),
+            registry=r,
+        )
+        self.corrections = Counter(
+            "weir_corrections_total",
+            "Reviews that changed a decision; was is the decision that held before, now the one that holds.",
+            (*_STAGE, "was", "now"),
+            registry=r,
+        )
+        self.review_delay = Histogram(
+            "weir_review_delay_seconds", "From the verdict to its review.", _STAGE, buckets=_DELAY, registry=r
         )
         self.pieces = Counter("weir_pieces_total", "Messages that others were cut into.", _STAGE, registry=r)
         self.pieces_dropped = Counter(
@@ -268,8 +327,9 @@ class Metrics:
         return generate_latest(self.registry)
 
     def all(self) -> Iterable[MetricWrapperBase]:
-        """Every metric, in the order in which they stand above."""
-        return (value for value in vars(self).values() if isinstance(value, MetricWrapperBase))
+        """Every metric."""
+        values = [*vars(self).values(), *vars(self.cascade).values()]
+        return (value for value in values if isinstance(value, MetricWrapperBase))
 
 
 def document() -> str:

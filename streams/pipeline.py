@@ -11,7 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from inference.cascade.settings import CascadeSettings
 from inference.operators import OperatorSettings
+from inference.operators.moderate import ModerateSettings
 from inference.section import Section
 from streams.errors import WorkerMisconfigured
 from streams.limits import Limits
@@ -107,6 +109,9 @@ class Stage(Section):
     judge: OperatorSettings | None = Field(default=None, description="ask a model: the operator and its settings")
     cut: Cut | None = Field(default=None, description="or cut each message into several")
     assemble: Assemble | None = Field(default=None, description="or put turns together")
+    cascade: CascadeSettings | None = Field(
+        default=None, description="with `judge` of `moderate`: a screen before the model, which decides the easy rows"
+    )
     escalate: Escalate | None = Field(default=None, description="with `judge`: what becomes of verdicts to be seen")
 
     @model_validator(mode="after")
@@ -115,6 +120,8 @@ class Stage(Section):
             raise ValueError("a stage has one of judge, cut and assemble")
         if self.judge is None and self.escalate is not None:
             raise ValueError("only a stage that judges can escalate")
+        if self.cascade is not None and not isinstance(self.judge, ModerateSettings):
+            raise ValueError("cascade: only a stage with `judge` of the operator moderate can have a screen")
         return self
 
     @property

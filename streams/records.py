@@ -12,9 +12,12 @@ from streams.cloudevents import rfc3339
 VERDICT_TYPE = "weir.verdict.v1"
 MESSAGE_TYPE = "weir.message.v1"
 ESCALATION_TYPE = "weir.escalation.v1"
+REVIEW_TYPE = "weir.review.v1"
+CORRECTION_TYPE = "weir.correction.v1"
 
 NAME_CHARACTERS = 256
 DOCUMENTS = 20
+COMMENT_CHARACTERS = 4000
 
 Name = Annotated[str, Field(max_length=NAME_CHARACTERS)]
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -72,6 +75,29 @@ class TextMessage(BaseModel):
         return self.model_dump_json(exclude_defaults=True).encode()
 
 
+class Review(BaseModel):
+    """What a person says of a verdict. Unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    row_id: UuidText = Field(description="row id of the verdict; publish with this as the key")
+    decision: Name = Field(
+        default="",
+        description="what should have been decided: one of the stage's decisions; default: as the label says",
+    )
+    label: Name = Field(default="", description="one of the stage's labels; default: as the decision says")
+    reviewer: Annotated[Name, Field(min_length=1)] = Field(description="who says so")
+    time: AwareDatetime | None = Field(
+        default=None, description="when, RFC 3339 with offset; default: CloudEvents `ce_time`, then Kafka's timestamp"
+    )
+    id: Name | None = Field(
+        default=None,
+        description="the tool's name for the review, unique within `source`; default: CloudEvents `ce_id`, and without "
+        "either a review is known by row, reviewer and time",
+    )
+    comment: Annotated[str, Field(max_length=COMMENT_CHARACTERS)] = Field(default="", description="why")
+
+
 class _Made(BaseModel):
     """Base of what this worker makes itself."""
 
@@ -110,6 +136,15 @@ class TokenUsage(_Made):
     output_tokens: Tokens
 
 
+class Screening(_Made):
+    """What the screen before the model said of the text."""
+
+    screen: str = Field(description="name and version")
+    risk: Score = Field(description="its probability that the text is to be flagged")
+    tier: Literal["screen", "model"] = Field(description="who gave the judgement")
+    audited: bool = Field(description="whether the model was to judge it whatever the screen says")
+
+
 class Verdict(_Made):
     """One judgement. The same event always has the same `row_id`: a reader that keys by it counts each event once."""
 
@@ -128,7 +163,8 @@ class Verdict(_Made):
     scores: dict[str, Score] = Field(description="calibrated probability of each label; extract: of each field's value")
     confidence: Score = Field(description="probability that the decision rests on")
     confidence_source: ConfidenceSource = Field(
-        description="logprobs: the model's own probabilities; votes: how far several answers agree"
+        description="logprobs: the model's own probabilities; votes: how far several answers agree; prior: "
+        "nobody was asked; screen: the model was not asked"
     )
     output: dict[str, Any] = Field(
         description="extract: the fields; check: the claim and the evidence; summarize: the summary; otherwise empty"
@@ -137,6 +173,7 @@ class Verdict(_Made):
     prompt_hash: str
     prompt_version: str = Field(description="the pipeline file's name for the prompt; empty for none")
     parts: int = Field(ge=1, description="how many parts the text was judged in")
+    screening: Screening | None = Field(description="where a screen stands before the model; otherwise null")
     reused_from: str | None = Field(
         description="row id of the verdict whose judgement this is, where the model was not asked again"
     )
@@ -155,7 +192,8 @@ class Verdict(_Made):
 
     def encode(self) -> bytes:
         """The verdict as JSON, times in RFC 3339 to the millisecond."""
-        nested = {"source": vars(self.source), "usage": vars(self.usage)}
+        screening = vars(self.screening) if self.screening else None
+        nested = {"source": vars(self.source), "usage": vars(self.usage), "screening": screening}
         times = {"event_time": _utc(self.event_time), "judged_at": _utc(self.judged_at)}
         return orjson.dumps(vars(self) | nested | times)
 
@@ -166,6 +204,42 @@ class Escalation(Verdict):
     text: str = Field(description="what was judged; empty if it is longer than a quarter of a message may be")
     context: tuple[str, ...] = Field(description="what was said before it; empty as well then")
     report: str = Field(description="the same for people, in some lines")
+
+
+class Ruling(_Made):
+    """A decision and a label, and who they are by."""
+
+    decision: str
+    label: str
+    by: Literal["model", "person"]
+
+
+class Correction(_Made):
+    """What a person said of a verdict. It is about `corrects`, and has a row id of its own."""
+
+    row_id: str = Field(description="UUID of the review; the same review always has the same one")
+    corrects: str = Field(description="row id of the verdict; no verdict has this field")
+    source: Source = Field(description="the event; `source` and `id` are empty if the store has its words no more")
+    pipeline: str
+    stage: str
+    operator: Operator
+    decision: str = Field(description="what holds now")
+    label: str = Field(description="what holds now; empty if nobody said")
+    was: Ruling = Field(description="what held before")
+    changed: bool = Field(description="whether decision or label are other than before; false: a confirmation")
+    stands: bool = Field(description="false if a later review of the row was there already, whose word holds")
+    reviewer: str
+    reviewed_at: datetime
+    event_time: datetime
+    thread: str
+    lang: str
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The correction as JSON, times in RFC 3339 to the millisecond."""
+        nested = {"source": vars(self.source), "was": vars(self.was)}
+        times = {"reviewed_at": _utc(self.reviewed_at), "event_time": _utc(self.event_time)}
+        return orjson.dumps(vars(self) | nested | times)
 
 
 def _utc(time: datetime) -> str:

@@ -122,6 +122,13 @@ class Settings(BaseSettings):
     openlineage_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
     openlineage_namespace: str = Field(default="weir", min_length=1, description="OpenLineage namespace of the jobs")
 
+    reviews_topic: str = Field(
+        default="reviews", pattern=r"^[A-Za-z0-9._-]{0,200}$", description="people's reviews of verdicts; empty: none"
+    )
+    reviews_wait_seconds: float = Field(
+        default=60, ge=0, le=86_400, description="how long a review waits for its verdict to be in the store"
+    )
+
     web_host: str = Field(default="127.0.0.1", description="address of /metrics and /health")
     web_port: int = Field(default=8080, ge=0, le=65535, description="port of /metrics and /health; 0: any")
     rows_in_flight: int = Field(default=4096, ge=1, le=100_000, description="rows that a stage works on at once")

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from streams.errors import WorkerMisconfigured
 from streams.kafka import MAX_DEAD_LETTER_BYTES, MAX_MESSAGE_BYTES, client_options
 from streams.pipeline import Pipeline
 from streams.settings import Settings
+
+REVIEWS = "reviews"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,26 @@ def deferred(topic: str) -> str:
     return f"{topic}.deferred"
 
 
-def topics_of(pipelines: Iterable[Pipeline]) -> list[Topic]:
-    """Every topic that the pipelines read or write, once, in the order of the flow."""
+def topics_of(pipelines: Iterable[Pipeline], reviews: str = REVIEWS) -> list[Topic]:
+    """Every topic that the pipelines read or write, once, in the order of the flow.
+
+    reviews: topic of people's reviews of their verdicts, which is the last one; empty for none. Raises
+    WorkerMisconfigured if a pipeline uses it for something else.
+    """
     found: dict[str, Topic] = {}
-    for topic in (topic for pipeline in pipelines for topic in _of(pipeline)):
-        found.setdefault(topic.name, topic)
+    judged = False
+    for pipeline in pipelines:
+        judged |= any(stage.judge is not None for stage in pipeline.stages)
+        for topic in _of(pipeline):
+            found.setdefault(topic.name, topic)
+    if reviews and judged:
+        for topic in (Topic(reviews, "people's reviews of verdicts"), _dead_letters(reviews)):
+            if topic.name in found:
+                raise WorkerMisconfigured(
+                    f"topic {topic.name} is {found[topic.name].purpose}, and cannot have people's reviews as well; "
+                    "set WEIR_REVIEWS_TOPIC to another one, or to nothing for no reviews"
+                )
+            found[topic.name] = topic
     return list(found.values())
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import orjson
 
 from inference.judgement import Judgement
+from inference.judgement import Screening as JudgementScreening
 from sinks.documents import Document
 from sinks.judged import StoredVerdict
 from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
@@ -15,7 +16,7 @@ from streams.decode import Event
 from streams.history import Earlier
 from streams.identity import row_of, stage_row_id, uuid_text
 from streams.pipeline import Pipeline, Stage
-from streams.records import Source, TokenUsage, Verdict
+from streams.records import Screening, Source, TokenUsage, Verdict
 
 _READ = ("document", "context")  # kinds of parents that were read beside what was judged
 
@@ -64,6 +65,7 @@ def verdict_of(
         prompt_hash=judgement.prompt_hash,
         prompt_version=stage.prompt,
         parts=judgement.parts,
+        screening=_screening(judgement.screening),
         reused_from=None if reused_from is None else uuid_text(reused_from),
         usage=TokenUsage.unchecked(
             input_tokens=usage.input_tokens, cached_tokens=usage.cached_tokens, output_tokens=usage.output_tokens
@@ -105,6 +107,9 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
         prompt_hash=row.prompt_hash,
         prompt_version=row.prompt_version,
         parts=row.parts,
+        screening=_screening(
+            JudgementScreening(row.screen, row.risk, cast("Any", row.tier), row.audited) if row.screen else None
+        ),
         reused_from=uuid_text(row.reused_from) if row.reused_from else None,
         usage=TokenUsage.unchecked(
             input_tokens=row.input_tokens, cached_tokens=row.cached_tokens, output_tokens=row.output_tokens
@@ -119,6 +124,12 @@ def verdict_from_store(stored: StoredVerdict, event: Event) -> Verdict:
         lang=event.lang,
         tenant=event.tenant,
     )
+
+
+def _screening(said: JudgementScreening | None) -> Screening | None:
+    if said is None:
+        return None
+    return Screening.unchecked(screen=said.screen, risk=said.risk, tier=said.tier, audited=said.audited)
 
 
 def _source(event: Event) -> Source:
@@ -229,4 +240,9 @@ def _verdict_row(row_id: int, event: Event, verdict: Verdict) -> VerdictRow:
         confidence_source=verdict.confidence_source,
         engine_seconds=verdict.engine_seconds,
         prompt_version=verdict.prompt_version,
+        **_columns(verdict.screening),
     )
+
+
+def _columns(said: Screening | None) -> dict[str, Any]:
+    return {} if said is None else vars(said)

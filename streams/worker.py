@@ -18,11 +18,14 @@ from faust.types import TP
 from inference import operators
 from inference.cost import Prices
 from inference.openai import OpenAiEngine
+from inference.operators.moderate import ModerateSettings
 from inference.room import Room
 from sinks import clickhouse, migrate
 from sinks.calls import Calls
 from sinks.documents import Documents
 from sinks.judged import Judged
+from sinks.reviews import Reviews
+from sinks.session import Session
 from sinks.spend import Spend
 from sinks.writer import Writer
 from streams.admission import Admission
@@ -45,6 +48,7 @@ from streams.patience import persist
 from streams.pipeline import Pipeline, Stage
 from streams.publisher import Publisher
 from streams.rates import Rates
+from streams.reviews import ReviewsAgent
 from streams.settings import Settings
 from streams.shares import Shares
 from streams.topics import deferred, topics_of
@@ -53,6 +57,7 @@ from streams.web import WebServer
 from streams.window import Window
 
 if TYPE_CHECKING:
+    from streams.cascade import Cascade
     from streams.openlineage import RunEvents
 
 log = logging.getLogger(__name__)
@@ -82,6 +87,7 @@ class Worker:
     ) -> None:
         """now: by which days and budgets go. Raises WorkerMisconfigured."""
         _check_prices(settings, pipelines)
+        self._topics = [topic.name for topic in topics_of(pipelines, settings.reviews_topic)]
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
@@ -94,6 +100,7 @@ class Worker:
         self._judged = Judged(settings.store)
         self._documents = Documents(settings.store)
         self._calls = Calls(settings.store)
+        self._reviews = Reviews(settings.store)
         self._publisher = Publisher(settings)
         self._spend = Spend(settings.store)
         self._budgets = Budgets({pipeline.name: pipeline.limits for pipeline in pipelines}, self._spend, now)
@@ -137,6 +144,9 @@ class Worker:
         for agent in self._agents:
             agent.sla.backlog = partial(self._backlog.of, agent.reads, agent.position)
         self._agents += _document_agents(pipelines, services)
+        if settings.reviews_topic in self._topics:
+            wait = settings.reviews_wait_seconds
+            self._agents.append(ReviewsAgent(pipelines, settings.reviews_topic, wait, self._reviews, services))
         waiting: dict[str, list[JudgeAgent]] = {}
         for agent in self._agents:
             if isinstance(agent, JudgeAgent) and agent.defers:
@@ -149,10 +159,23 @@ class Worker:
         """The agent of a stage. Raises WorkerMisconfigured."""
         if stage.judge is not None:
             operator = operators.create(stage.judge, self._engine, self._settings.prices)
-            return JudgeAgent(pipeline, stage, operator, self._admissions[pipeline.name], services)
+            cascade = self._cascade(pipeline, stage)
+            return JudgeAgent(pipeline, stage, operator, self._admissions[pipeline.name], services, cascade)
         if stage.cut is not None:
             return CutAgent(pipeline, stage, Room(self._engine).count, services)
         return AssembleAgent(pipeline, stage, self._calls, services)
+
+    def _cascade(self, pipeline: Pipeline, stage: Stage) -> "Cascade | None":
+        """The screen before the model of a stage, if it has one. Raises WorkerMisconfigured."""
+        if stage.cascade is None or not isinstance(stage.judge, ModerateSettings):
+            return None
+        try:
+            from streams.cascade import Cascade
+        except ModuleNotFoundError as error:
+            raise WorkerMisconfigured(
+                f"{pipeline.name}/{stage.name}: cascade needs the extra `screen`: pip install 'weir[screen]' ({error})"
+            ) from error
+        return Cascade(pipeline.name, stage.name, stage.cascade, stage.judge, self._metrics)
 
     def _admission(self, pipeline: Pipeline) -> Admission:
         """What bounds the rows of a pipeline, with metrics that show it."""
@@ -197,19 +220,29 @@ class Worker:
         stack.push_async_callback(self._usage.close)
         stack.callback(self._spend.close)
         await self._budgets.look()
-        for lookup in (self._judged, self._documents, self._calls):
+        for lookup in (self._judged, self._documents, self._calls, self._reviews):
             lookup.start()
             stack.push_async_callback(lookup.close)
         await persist(self._publisher.start)
-        needed = [topic.name for topic in topics_of(self._pipelines)]
-        await persist(lambda: self._publisher.require(needed))
-        self._shares.known(await persist(lambda: self._publisher.partitions(needed)))
+        await persist(lambda: self._publisher.require(self._topics))
+        self._shares.known(await persist(lambda: self._publisher.partitions(self._topics)))
         for agent in self._agents:
             await persist(agent.prepare)
         stack.push_async_callback(self._end_beside)
         self._start_beside(self._usage.run())
+        self._start_cascades(stack)
         self._start_beside(self._backlog.run())
         self._start_beside(persist(self._deferred.run))
+
+    def _start_cascades(self, stack: AsyncExitStack) -> None:
+        found = [agent.cascade for agent in self._agents if isinstance(agent, JudgeAgent) and agent.cascade]
+        if not found:
+            return
+        session = Session(self._settings.store, "clickhouse-cascades")
+        stack.callback(session.close)
+        for cascade in found:
+            stack.push_async_callback(cascade.close)
+            self._start_beside(cascade.follow(session, self._writer))
 
     async def _consume(self) -> None:
         """Read until told to stop, with a new consumer whenever one ends. Rows in flight go on meanwhile."""

@@ -94,7 +94,8 @@ class Engine:
         self.timezone: str = self._anchor.query("SELECT timezone()", "TSVRaw").bytes().decode().strip()
 
     def _connect(self) -> Any:
-        return chdb.connect(self._path)  # type: ignore[no-untyped-call]
+        connect: Any = chdb.connect  # two wheels bring this module, one of them without types; the last one stays
+        return connect(self._path)
 
     def whole(self, ask: Ask) -> tuple[bytes, dict[str, int]]:
         """The complete answer and its counts; raises RuntimeError with ClickHouse's message."""

@@ -1,6 +1,7 @@
 """Operators turn text into judgements, one module each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from pydantic import Field
@@ -42,6 +43,36 @@ class Operator(Protocol):
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected or AttemptsExhausted for this text, EngineMisconfigured for all."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What an operator with some settings may say.
+
+    decisions: the first one lets the text pass. labels: empty for an operator without. fine: the label of text with
+    which nothing is wrong, where there is one; it goes with the first decision, and no other label does.
+    """
+
+    decisions: Sequence[str]
+    labels: Sequence[str]
+    fine: str = ""
+
+
+def vocabulary(settings: AnySettings) -> Vocabulary:
+    """What the operator that these settings describe may say."""
+    match settings:
+        case ModerateSettings():
+            return Vocabulary(Moderate.decisions, list(settings.labels()), settings.allowed.name)
+        case GuardSettings():
+            return Vocabulary(GuardOperator.decisions, settings.labels(), settings.allowed.name)
+        case ClassifySettings():
+            return Vocabulary(Classify.decisions, list(settings.labels()))
+        case CheckSettings():
+            return Vocabulary(Check.decisions, list(settings.labels()))
+        case ExtractSettings():
+            return Vocabulary(Extract.decisions, ())
+        case SummarizeSettings():
+            return Vocabulary(Summarize.decisions, ())
 
 
 def create(settings: AnySettings, engine: Engine, prices: Prices) -> Operator:

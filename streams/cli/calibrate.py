@@ -1,53 +1,38 @@
 """`weir calibrate`: fit a stage's confidence to rows that people labelled, and say what it is worth."""
 
-import asyncio
 import math
-import random
-import tempfile
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from deploy.embedded.process import ProcessFailed
 from inference import operators
 from inference.cost import Prices
-from inference.errors import AttemptsExhausted, PromptRejected
-from inference.judgement import Judgement, Passage
+from inference.judgement import Judgement
 from inference.openai import EngineSettings, OpenAiEngine
 from inference.operators.classify import ClassifySettings
 from inference.operators.moderate import ModerateSettings
-from streams import logs, pipeline
-from streams.cli.common import load_settings, run_async
+from streams import pipeline
+from streams.cli.common import run_async
+from streams.cli.judging import engine_at, judge_each, needs_extra, stage_of
+from streams.cli.labelled import Fields, Row, mapping_of, read, refuse_unknown, refuse_without, sample
 from streams.cli.terminal import inert, plain, plain_json
 from streams.errors import WorkerMisconfigured
-from streams.produce import read_rows
 
 if TYPE_CHECKING:
     from inference.fit import Bin, Fit, LabelledRows, Method, Quality
 
-_ROWS_AT_ONCE = 256
-_SEED = 1
 _LEAST = 1e-300  # a probability of which there is a logarithm
 _TITLES = {"none": "without a fit", "file": "as in the file"}
 _WORTHLESS = 0.9  # of the highest temperature
 
 Choice = Literal["temperature", "isotonic", "auto"]
 Settings = ModerateSettings | ClassifySettings
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    passage: Passage
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +78,15 @@ def calibrate_command(
     The figures are of rows that no fit has seen (cross-validation). Rows should be a random sample of the traffic: the
     fit learns how frequent labels are among them.
     """
-    _needs_extra()
+    needs_extra("weir calibrate")
     if embedded and url is not None:
         raise WorkerMisconfigured("--embedded brings an engine of its own: leave out --engine-url, or --embedded")
-    stage = _stage(file, name)
-    labels = list(_settings(stage).labels())
-    rows = _sample(_rows(data, stage, text_field, label_field, _mapping(mapping), labels), count)
-    with _engine(embedded, url) as settings:
+    stage = stage_of(file, name, ("moderate", "classify"), "moderate and classify can be calibrated")
+    found = read(data, Fields(text_field, label_field), mapping_of(mapping), stage.context)
+    refuse_without(data, found)
+    refuse_unknown(data, found.rows, stage.name, list(_settings(stage).labels()))
+    rows = sample(found.rows, count)
+    with engine_at(url, embedded=embedded) as settings:
         judged = run_async(_judge(stage, settings, rows))
     report = _evaluate(stage, judged, method)
     if as_json:
@@ -108,109 +95,12 @@ def calibrate_command(
         _show(report)
 
 
-def _needs_extra() -> None:
-    try:
-        import inference.fit  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise WorkerMisconfigured(
-            f"weir calibrate needs the extra `eval`: pip install 'weir[eval]' ({error})"
-        ) from error
-
-
-def _stage(file: Path, name: str | None) -> pipeline.Stage:
-    stages = {stage.name: stage for stage in pipeline.load(file).stages}
-    known = ", ".join(stages)
-    if name is None and len(stages) > 1:
-        raise WorkerMisconfigured(f"{file} has several stages; name one with --stage: {known}")
-    chosen = stages.get(name) if name is not None else next(iter(stages.values()))
-    if chosen is None:
-        raise WorkerMisconfigured(f"{file} has no stage {name!r}; there are: {known}")
-    if not isinstance(chosen.judge, Settings):
-        raise WorkerMisconfigured(f"stage {chosen.name!r} is of {chosen.task}; moderate and classify can be calibrated")
-    return chosen
-
-
 def _settings(stage: pipeline.Stage) -> Settings:
     assert isinstance(stage.judge, Settings)
     return stage.judge
 
 
-def _mapping(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",") if pair]
-    if not all(found and old and new for old, found, new in pairs):
-        raise WorkerMisconfigured(f"--map {text!r} is not of the form theirs=ours,theirs=ours")
-    return {old: new for old, _, new in pairs}
-
-
-def _rows(
-    file: Path,
-    stage: pipeline.Stage,
-    text_field: str,
-    label_field: str,
-    known: Mapping[str, str],
-    labels: Sequence[str],
-) -> list[_Row]:
-    """Labelled passages, with what came before them in their thread. Raises WorkerMisconfigured."""
-    threads: dict[str, deque[str]] = {}
-    strange: Counter[str] = Counter()
-    rows = []
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, row in enumerate(read_rows(lines), 1):
-                text, given = _text(row, text_field, number), _text(row, label_field, number)
-                label = known.get(given, given)
-                strange.update([given] if label not in labels else [])
-                rows.append(_Row(_passage(text, row.get("thread"), threads, stage.context), label))
-    except (OSError, ValueError) as error:
-        raise WorkerMisconfigured(f"{file}: {error}") from error
-    if strange:
-        told = ", ".join(f"{label!r} ({count} rows)" for label, count in strange.most_common())
-        raise WorkerMisconfigured(
-            f"{file}: not labels of stage {stage.name!r}: {told}; its labels are: {', '.join(labels)}; "
-            "--map theirs=ours says which is meant"
-        )
-    return rows
-
-
-def _text(row: Mapping[str, Any], field: str, number: int) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"row {number} has no text in the field {field!r}")
-    return value
-
-
-def _passage(text: str, thread: object, threads: dict[str, deque[str]], context: pipeline.Context) -> Passage:
-    if not thread or not context.messages:
-        return Passage(text)
-    earlier = threads.setdefault(str(thread), deque(maxlen=context.messages))
-    passage = Passage(text, list(earlier), context.tokens)
-    earlier.append(text[-context.characters :])
-    return passage
-
-
-def _sample(rows: list[_Row], count: int) -> list[_Row]:
-    return random.Random(_SEED).sample(rows, count) if 0 < count < len(rows) else rows  # noqa: S311
-
-
-@contextmanager
-def _engine(embedded: bool, url: str | None) -> Iterator[EngineSettings]:
-    """Where the engine is; the embedded one runs as long as the block."""
-    if not embedded:
-        yield load_settings("engine").engine if url is None else replace(load_settings().engine, url=url)
-        return
-    from deploy.embedded.engine import LlamaEngine
-
-    logs.configure("WARNING")
-    with tempfile.TemporaryDirectory(prefix="weir-") as folder:
-        try:
-            server = LlamaEngine(Path(folder))
-        except ProcessFailed as error:
-            raise WorkerMisconfigured(str(error)) from error
-        with server:
-            yield EngineSettings(server.url)
-
-
-async def _judge(stage: pipeline.Stage, settings: EngineSettings, rows: Sequence[_Row]) -> _Judged:
+async def _judge(stage: pipeline.Stage, settings: EngineSettings, rows: Sequence[Row]) -> _Judged:
     """Judge the rows as the stage would without a fit."""
     judge = _settings(stage)
     plain_settings = judge.model_copy(
@@ -221,7 +111,7 @@ async def _judge(stage: pipeline.Stage, settings: EngineSettings, rows: Sequence
         await engine.connect()
         operator = operators.create(plain_settings, engine, Prices())
         await operator.prepare()
-        found = await _each(operator, rows)
+        found = await judge_each(operator, rows)
         identity = operator.identity
     finally:
         await engine.close()
@@ -229,25 +119,7 @@ async def _judge(stage: pipeline.Stage, settings: EngineSettings, rows: Sequence
     return _Judged(_labelled(judge, whole), len(rows) - len(whole), identity.model, identity.prompt_hash)
 
 
-async def _each(operator: operators.Operator, rows: Sequence[_Row]) -> list[Judgement | None]:
-    """A judgement for each row, None where the engine gave it up."""
-    turn = asyncio.Semaphore(_ROWS_AT_ONCE)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("judging", total=len(rows))
-
-        async def one(row: _Row) -> Judgement | None:
-            async with turn:
-                try:
-                    return await operator.judge(row.passage)
-                except (PromptRejected, AttemptsExhausted):
-                    return None
-                finally:
-                    progress.advance(task)
-
-        return list(await asyncio.gather(*map(one, rows)))
-
-
-def _labelled(judge: Settings, judged: Sequence[tuple[_Row, Judgement]]) -> "LabelledRows":
+def _labelled(judge: Settings, judged: Sequence[tuple[Row, Judgement]]) -> "LabelledRows":
     import numpy as np
 
     from inference.fit import LabelledRows

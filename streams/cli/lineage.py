@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sinks import lineage, versions
+from sinks.clickhouse import KEYS_A_QUERY
 from sinks.influence import Influence, influence
 from sinks.lineage import LineageNode
 from sinks.lineage_costs import costs, total
+from sinks.reviews import reviews_of
 from streams.cli.common import ask_store, load_settings
 from streams.cli.lineage_tree import shown
 from streams.cli.terminal import inert, plain_json
@@ -57,7 +59,18 @@ def _tree(client: Client, row_id: UUID, down: bool) -> LineageNode | None:
     node = (lineage.descendants if down else lineage.ancestors)(client, row_id)
     if node is not None and node.kind == "verdict":
         node.facts["versions"] = versions.older(client, row_id, node.facts)
+    if node is not None:
+        _add_reviews(client, node)
     return node
+
+
+def _add_reviews(client: Client, node: LineageNode) -> None:
+    """Say of each verdict of the tree what people said of it."""
+    verdicts = {UUID(one.row_id).int: one for one in node.walk() if one.kind == "verdict"}
+    rows = sorted(verdicts)
+    for start in range(0, len(rows), KEYS_A_QUERY):
+        for row, reviews in reviews_of(client, rows[start : start + KEYS_A_QUERY]).items():
+            verdicts[row].facts["reviews"] = reviews
 
 
 def _show_influence(found: Influence, meant: str, as_json: bool) -> None:

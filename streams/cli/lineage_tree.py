@@ -16,6 +16,8 @@ from streams.cli.terminal import inert
 _TEXT_CHARACTERS = 160
 _EVIDENCE_CHARACTERS = 240
 _SIDE_BY_SIDE = 12  # rows of one role under one node; the rest is only counted
+_COMMENT_CHARACTERS = 160
+_REVIEWS = 12  # of one verdict; the last ones
 _ROWS = 400  # in a tree
 _ROUNDING_MS = 2  # of two times and the time between them
 
@@ -117,7 +119,8 @@ def _name(node: LineageNode) -> str:
 def _details(node: LineageNode) -> list[str]:
     facts = node.facts
     if node.kind == "verdict":
-        return [*_verdict(facts), *map(_version, facts.get("versions", ()))]
+        reviews = [*map(_review, facts.get("reviews", ()))]
+        return [*_verdict(facts), *map(_version, facts.get("versions", ())), *reviews[-_REVIEWS:]]
     if node.kind == "source":
         origin = (
             f"made by {facts['made_by']}" if facts["made_by"] else f"{facts['source']} {facts['event_id']}".rstrip()
@@ -154,6 +157,12 @@ def _version(old: Mapping[str, Any]) -> str:
     was = f"{old['decision']} {old['label']}".rstrip() + f" ({old['confidence']:.2f})"
     prompt = old["prompt_version"] or old["prompt_hash"]
     return f"[dim]before: {inert(was)}, {inert(old['model'])}, prompt {inert(prompt)}, {_time(old['judged_at'])}[/]"
+
+
+def _review(review: Mapping[str, Any]) -> str:
+    said = inert(f"{review['decision']} {review['label']}".rstrip())
+    why = f": “{_cut(review['comment'], _COMMENT_CHARACTERS)}”" if review["comment"] else ""
+    return f"[bold]review: {said}[/] by {inert(review['reviewer'])}, {_time(review['reviewed_at'])}{why}"
 
 
 def _place(facts: Mapping[str, Any]) -> str:

@@ -14,14 +14,18 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 
 from inference.errors import EngineMisconfigured, EngineUnavailable
+from inference.screen.errors import ScreenUnusable
 from sinks import migrate
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
 from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
+from streams.cli.eval import eval_command
+from streams.cli.leaderboard import leaderboard_command
 from streams.cli.lineage import lineage_command
 from streams.cli.rerun import rerun_command
+from streams.cli.train_screen import train_screen_command
 from streams.errors import WorkerMisconfigured
 
 PIPELINES = Path(__file__).parents[2] / "deploy" / "pipelines"
@@ -30,6 +34,7 @@ _KNOWN_ERRORS = (
     WorkerMisconfigured,
     EngineMisconfigured,
     EngineUnavailable,
+    ScreenUnusable,
     SchemaMismatch,
     StoreMisconfigured,
     StoreUnavailable,
@@ -45,8 +50,11 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
+app.command("eval")(eval_command)
+app.command("leaderboard")(leaderboard_command)
 app.command("lineage")(lineage_command)
 app.command("rerun")(rerun_command)
+app.command("train-screen")(train_screen_command)
 
 PipelinesOption = Annotated[
     list[Path], typer.Option("--pipelines", "-p", help="Pipeline file or folder of files; may be given again.")
@@ -147,8 +155,9 @@ def topics_create(
     replication: Annotated[int, typer.Option(min=1, help="Replicas of each partition.")] = 1,
 ) -> None:
     """Create the topics that the pipelines read and write; those that exist are left alone."""
-    wanted = topics.topics_of(pipeline.load_all(pipelines))
-    created = run_async(topics.create(load_settings("kafka"), wanted, partitions, replication))
+    chosen = load_settings("kafka")
+    wanted = topics.topics_of(pipeline.load_all(pipelines), chosen.reviews_topic)
+    created = run_async(topics.create(chosen, wanted, partitions, replication))
     for topic in wanted:
         typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
 

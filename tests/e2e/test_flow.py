@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.embedded.process import ChildProcess
 from sinks import clickhouse
-from streams.records import Verdict
+from streams.records import Correction, Verdict
 
 pytestmark = pytest.mark.slow
 
@@ -270,3 +270,42 @@ def test_the_log_has_neither_words_nor_tracebacks(flow: Flow) -> None:
     log = flow.worker.log.read_text()
     assert "Traceback" not in log
     assert "hello everybody" not in log
+
+
+async def test_what_a_person_says_is_told_on_the_verdict_topic_and_kept(flow: Flow) -> None:
+    service, verdict = flow.service, flow.verdicts["plain"]
+    decision = "allow" if verdict["decision"] != "allow" else "block"
+    said = {"row_id": verdict["row_id"], "reviewer": "eve-who-reviews", "time": NOW}
+    wrong = [Message(b"[]"), Message(orjson.dumps(said | {"decision": "delete"}))]
+    review = Message(orjson.dumps(said | {"decision": decision}), verdict["row_id"].encode())
+    confirms = Message(
+        orjson.dumps(
+            said
+            | {"row_id": flow.verdicts["second"]["row_id"], "reviewer": "bob"}
+            | {"decision": flow.verdicts["second"]["decision"]}
+        )
+    )
+    await service.publish("reviews", review, *wrong, review, confirms)
+    async with service.reading("verdicts") as topic, service.reading("reviews.dlq") as dead:
+        await topic.until(lambda records: len([record for record in records if is_correction(record)]) == 2)
+        await dead.count(len(wrong))
+        found = [record for record in await topic.quiet() if is_correction(record)]
+    bodies = {orjson.loads(record.value)["corrects"]: orjson.loads(record.value) for record in found}
+    correction = bodies[verdict["row_id"]]
+    jsonschema.validate(correction, Correction.model_json_schema(mode="serialization"))
+    assert len(found) == 2
+    assert {record.key for record in found} == {b"t1"}
+    assert correction["source"] == verdict["source"]
+    assert (correction["decision"], correction["was"]["decision"]) == (decision, verdict["decision"])
+    assert not bodies[flow.verdicts["second"]["row_id"]]["changed"]
+    assert f"review: {decision}" in service.weir("lineage", verdict["row_id"])
+    assert flow.query("SELECT model_decision, decision FROM reviewed_verdicts WHERE reviewer != 'bob'") == [
+        (verdict["decision"], decision)
+    ]
+    assert "weir.correction.v1" in service.weir("tail", "verdicts", "--from-start", "-n", str(len(GOOD) + 2))
+    assert flow.metrics()["weir_dead_letters_total{pipeline=weir,reason=wrong_field,stage=reviews}"] == len(wrong)
+    assert "eve-who-reviews" not in flow.worker.log.read_text()
+
+
+def is_correction(record: ConsumerRecord[Any, Any]) -> bool:
+    return dict(record.headers)["ce_type"] == b"weir.correction.v1"

@@ -26,7 +26,11 @@ SORTED_BY = {
     "documents_raw": "document, tenant, event_time, row_id",
     "turns_raw": "topic, partition, call, tenant, number, row_id",
     "calls_raw": "topic, partition, call, tenant, messages, row_id",
+    "reviews_raw": "row_id, review_id",
     "verdict_versions_raw": "pipeline, stage, row_id, prompt_hash, model, pipeline_version",
+    "cascade_fits_raw": "pipeline, stage, screen, prompt_hash, model, goal, fitted_at",
+    "evaluations_raw": "rows_hash, run",
+    "evaluation_rows_raw": "run, row_key",
 }
 VERSIONED_BY = {
     "source_rows_raw": "written_at",
@@ -38,12 +42,25 @@ VERSIONED_BY = {
     "documents_raw": "written_at",
     "turns_raw": "written_at",
     "calls_raw": "closed_at",
+    "reviews_raw": "written_at",
     "verdict_versions_raw": "judged_at",
+    "cascade_fits_raw": "fitted_at",
+    "evaluations_raw": "evaluated_at",
+    "evaluation_rows_raw": "judged_at",
 }
-KEPT = {"prompts_raw", "documents_raw", "turns_raw", "calls_raw"}  # not by months: they are not for dropping
+# not by months: they are not for dropping
+KEPT = {
+    "prompts_raw",
+    "documents_raw",
+    "turns_raw",
+    "calls_raw",
+    "evaluations_raw",
+    "evaluation_rows_raw",
+    "cascade_fits_raw",
+}
 COPIES = {"verdict_versions_raw": "verdicts_raw"}  # tables with the columns of another one
 VIEWED = SORTED_BY.keys() - {"turns_raw"} - COPIES.keys()
-VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions"}
+VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions", "reviewed_verdicts"}
 
 NewDatabase = Callable[[], StoreSettings]
 Make = Callable[..., Any]
@@ -120,7 +137,7 @@ def test_a_migrator_killed_half_way_is_no_obstacle(new_database: NewDatabase, se
     for migration in migrations():
         journal(half, migration.version, migration.name, migration.checksum, applied=0)
     client = connect(half)
-    for name in ("verdicts_raw", "verdicts"):
+    for name in ("verdicts_raw", "verdicts", "verdict_versions_raw", "verdict_versions"):
         client.command(f"DROP TABLE {name}")
     client.close()
     with pytest.raises(StoreUnavailable, match=r"lacks migration 0001_initial; run: weir migrate"):
@@ -245,7 +262,7 @@ def test_a_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, mak
     assert schema_of(there) == after
     facts = "reused_from IN (0, 5), output, confidence_source, engine_seconds, prompt_version"
     kept = ("{}", "logprobs", 0.5) if step > 3 else ("", "logprobs", 0)
-    assert client.query(f"SELECT {facts} FROM verdicts").result_rows == [(1, *kept, "")]
+    assert client.query(f"SELECT {facts} FROM verdicts").result_rows == [(1, *kept, "v4" if step > 4 else "")]
     assert client.query("SELECT engine_seconds FROM inference_calls").result_rows == [(0,)]
     client.close()
 

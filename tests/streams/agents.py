@@ -20,6 +20,7 @@ from streams import topics
 from streams.admission import Admission
 from streams.agent import Agent, Services
 from streams.budgets import Budgets
+from streams.cascade import Cascade
 from streams.judge import JudgeAgent
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
@@ -129,7 +130,14 @@ class Shared:
         self.stack.push_async_callback(client.close)
         operator = operators.create(stage.judge, client, PRICES)
         admission = Admission(pipeline.name, pipeline.limits, Rates(pipeline.limits), self.budgets)
-        return JudgeAgent(pipeline, stage, operator, admission, self.services), client
+        return JudgeAgent(pipeline, stage, operator, admission, self.services, self._cascade(pipeline, stage)), client
+
+    def _cascade(self, pipeline: Pipeline, stage: Stage) -> Cascade | None:
+        if stage.cascade is None:
+            return None
+        cascade = Cascade(pipeline.name, stage.name, stage.cascade, stage.judge, self.services.metrics)
+        self.stack.push_async_callback(cascade.close)
+        return cascade
 
 
 async def share(

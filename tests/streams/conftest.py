@@ -136,6 +136,7 @@ def verdict() -> Callable[..., Verdict]:
             "prompt_hash": "a1",
             "prompt_version": "v4",
             "parts": 1,
+            "screening": None,
             "reused_from": None,
             "usage": TokenUsage(input_tokens=30, cached_tokens=20, output_tokens=1),
             "cost_usd": 0.001,

@@ -14,7 +14,7 @@ from streams.cloudevents import headers
 from streams.errors import Reason
 from streams.escalation import escalation_of
 from streams.pipeline import Pipeline, load_all
-from streams.records import Verdict
+from streams.records import Correction, Verdict
 from streams.topics import topics_of
 
 
@@ -67,6 +67,7 @@ def test_every_stage_reads_publishes_and_gives_up(described: dict[str, Any]) -> 
     assert operations == {
         "ticket-triage/triage: read": ("receive", "support.tickets"),
         "ticket-triage/triage: publish": ("send", "support.triage"),
+        "ticket-triage/triage: correct": ("send", "support.triage"),
         "ticket-triage/triage: give up": ("send", "support.tickets.dlq"),
     }
 
@@ -83,9 +84,9 @@ def test_the_topics_of_calls_say_what_they_carry(described: dict[str, Any]) -> N
         "transcripts": ["textMessage"],
         "exchanges": ["textMessage"],
         "claims": ["textMessage"],
-        "findings": ["verdict"],
+        "findings": ["verdict", "correction"],
         "escalations": ["escalation"],
-        "summaries": ["verdict"],
+        "summaries": ["verdict", "correction"],
     }
     about = {name: described["channels"][f"calls.{name}"]["description"].split()[0].rstrip(".") for name in carried}
     assert about == {
@@ -109,6 +110,7 @@ def test_the_topics_of_calls_say_what_they_carry(described: dict[str, Any]) -> N
         "check: read": ("receive", "claims"),
         "check: give up": ("send", "claims.dlq"),
         "check: publish": ("send", "findings"),
+        "check: correct": ("send", "findings"),
         "check: escalate": ("send", "escalations"),
     }
 
@@ -131,6 +133,21 @@ def test_a_verdict_fits_the_payload(described: dict[str, Any], verdict: Callable
     jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(body)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate({**body, "usage": {}})
+
+
+def test_a_correction_fits_the_payload_and_no_verdict_does(
+    described: dict[str, Any], verdict: Callable[..., Verdict]
+) -> None:
+    payload = described["components"]["messages"]["correction"]["payload"]
+    validator = jsonschema.Draft202012Validator({**payload, "components": described["components"]})
+    judged = json.loads(verdict().encode())
+    shared = ("source", "pipeline", "stage", "operator", "decision", "label", "event_time", "thread", "lang", "tenant")
+    was = {"decision": "block", "label": "spam", "by": "model"}
+    own = {"row_id": "r", "corrects": judged["row_id"], "was": was, "changed": True, "stands": True, "reviewer": "ann"}
+    correction = {name: judged[name] for name in shared} | own | {"reviewed_at": judged["judged_at"]}
+    validator.validate(json.loads(Correction.model_validate(correction).encode()))
+    assert not validator.is_valid(judged)
+    assert "corrects" not in Verdict.model_fields
 
 
 def test_the_headers_are_those_that_are_sent(described: dict[str, Any], verdict: Callable[..., Verdict]) -> None:

@@ -11,6 +11,9 @@ from streams.errors import Reason
 from streams.metrics import Metrics, document
 
 BOUNDED = {
+    "audited",
+    "bound",
+    "route",
     "pipeline",
     "stage",
     "decision",
@@ -24,9 +27,17 @@ BOUNDED = {
     "use",
     "closed_by",
     "outcome",
+    "agrees",
+    "was",
+    "now",
     "quantile",
 }
 GAUGES = {
+    "weir_cascade_doubt",
+    "weir_cascade_open",
+    "weir_cascade_precision_ratio",
+    "weir_cascade_recall_ratio",
+    "weir_cascade_saved_ratio",
     "weir_rows_in_flight",
     "weir_sla_seconds",
     "weir_sla_oldest_age_seconds",

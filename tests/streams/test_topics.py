@@ -7,6 +7,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from streams.errors import WorkerMisconfigured
 from streams.kafka import MAX_DEAD_LETTER_BYTES, MAX_MESSAGE_BYTES, client_options
 from streams.pipeline import Pipeline, load_all
 from streams.settings import Settings
@@ -43,11 +44,13 @@ def test_the_topics_of_the_shipped_pipelines(shipped: Path) -> None:
         "support.tickets",
         "support.tickets.dlq",
         "support.triage",
+        "reviews",
+        "reviews.dlq",
     ]
 
 
 def test_a_topic_that_two_use_stands_once() -> None:
-    found = topics_of([pipeline("one", "in", "middle", "out"), pipeline("two", "in", "out")])
+    found = topics_of([pipeline("one", "in", "middle", "out"), pipeline("two", "in", "out")], reviews="")
     assert [(topic.name, topic.purpose) for topic in found] == [
         ("in", "read by one/s0"),
         ("in.dlq", "what could not be processed of in"),
@@ -60,17 +63,31 @@ def test_a_topic_that_two_use_stands_once() -> None:
 def test_rows_that_may_wait_have_a_topic_to_wait_in() -> None:
     plain = pipeline("one", "in", "out").model_dump()
     waits = {"tenants": {"acme": {"usd_per_day": 1, "past_budget": "wait"}}}
-    found = topics_of([Pipeline.model_validate(plain | {"limits": waits})])
+    found = topics_of([Pipeline.model_validate(plain | {"limits": waits})], "")
     assert [topic.name for topic in found] == ["in", "in.dlq", "in.deferred", "out"]
     assert found[2].max_message_bytes == MAX_DEAD_LETTER_BYTES
     reviews = {"tenants": {"acme": {"usd_per_day": 1}}}
-    assert len(topics_of([Pipeline.model_validate(plain | {"limits": reviews})])) == 3
+    assert len(topics_of([Pipeline.model_validate(plain | {"limits": reviews})], "")) == 3
 
 
 def test_dead_letters_may_be_longer_than_what_they_hold() -> None:
-    sizes = {topic.name: topic.max_message_bytes for topic in topics_of([pipeline("one", "in", "out")])}
+    sizes = {topic.name: topic.max_message_bytes for topic in topics_of([pipeline("one", "in", "out")], "")}
     assert sizes == {"in": MAX_MESSAGE_BYTES, "in.dlq": MAX_DEAD_LETTER_BYTES, "out": MAX_MESSAGE_BYTES}
     assert dead_letters("in") == "in.dlq"
+
+
+def test_reviews_have_a_topic_where_something_is_judged() -> None:
+    judging = pipeline("one", "in", "out")
+    assert [topic.name for topic in topics_of([judging], "people")][-2:] == ["people", "people.dlq"]
+    cut = {"name": "cut", "writes": "out", "cut": {"into": "claims", "answers": ["agent"]}}
+    cutting = Pipeline.model_validate(judging.model_dump() | {"stages": [cut]})
+    assert [topic.name for topic in topics_of([cutting])] == ["in", "in.dlq", "out"]
+
+
+@pytest.mark.parametrize(("source", "writes"), [("reviews", "out"), ("in", "reviews"), ("in", "reviews.dlq")])
+def test_a_topic_of_a_pipeline_cannot_have_reviews_as_well(source: str, writes: str) -> None:
+    with pytest.raises(WorkerMisconfigured, match=r"reviews(\.dlq)? is .*one/s0.*WEIR_REVIEWS_TOPIC"):
+        topics_of([pipeline("one", source, writes)])
 
 
 async def test_topics_are_created_once(settings: Settings) -> None:

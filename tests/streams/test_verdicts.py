@@ -75,6 +75,7 @@ def test_a_verdict_tells_all_that_is_known(verdict: Verdict, judged: Event) -> N
         UUID(int=stage_row_id(judged.row_id >> 80, "watch", "moderate", 0, [judged.row_id]))
     )
     assert body.pop("parents") == [str(UUID(int=row)) for row in (judged.row_id, 9, 5, 6)]
+    assert body.pop("screening") is None
     assert body == {
         "source": {
             "row_id": str(UUID(int=judged.row_id)),

@@ -11,7 +11,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from sinks.clickhouse import StoreSettings, connect
-from sinks.rows import LineageEdgeRow, SourceRow, VerdictRow
+from sinks.rows import LineageEdgeRow, ReviewRow, SourceRow, VerdictRow
 from streams.cli import main
 from streams.identity import event_row_id, time_ms, uuid_text
 
@@ -117,6 +117,44 @@ def test_up_and_down_as_json(weir: Weir) -> None:
     assert found["total"]["input_tokens"] == found["stages"][0]["input_tokens"] == 30
     found = json.loads(weir(uuid_text(SOURCE), "--down", "--json")[1])
     assert (found["facts"]["what"], found["children"][0]["facts"]["label"]) == ("message", "spam")
+
+
+def test_what_people_said_is_shown(weir: Weir, filled: Client) -> None:
+    review = ReviewRow(
+        row_id=VERDICT,
+        review_id=VERDICT + 1,
+        source_row_id=SOURCE,
+        pipeline="watch",
+        stage="moderate",
+        operator="moderate",
+        tenant="",
+        lang="en",
+        event_time=NOW,
+        judged_at=NOW,
+        reviewed_at=NOW,
+        reviewer="bob",
+        decision="allow",
+        label="ok",
+        model_decision="block",
+        model_label="spam",
+        was_decision="block",
+        was_label="spam",
+        was_by="model",
+        comment="a joke",
+        source="",
+        event_id="",
+        topic="reviews",
+        partition=0,
+        offset=1,
+        written_at=NOW,
+    )
+    filled.insert("reviews_raw", [review], column_names=ReviewRow._fields)
+    line = "review: allow ok by bob, 2026-03-04 05:06:07 UTC: “a joke”"
+    assert line in weir(uuid_text(VERDICT))[1].splitlines()
+    assert line in weir("--down", uuid_text(SOURCE))[1]
+    found = json.loads(weir(uuid_text(VERDICT), "--json")[1])
+    (told,) = found["facts"]["reviews"]
+    assert (told["reviewer"], told["decision"], told["reviewed_at"]) == ("bob", "allow", NOW.isoformat())
 
 
 @pytest.mark.usefixtures("filled")

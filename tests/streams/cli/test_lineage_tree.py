@@ -123,6 +123,15 @@ def test_long_lists_are_cut_and_counted() -> None:
     assert "more" not in text_of(LineageNode("v-1", "verdict", "", VERDICT, turns(13)))  # one fits in that line's place
 
 
+def test_what_people_said_stands_below_the_verdict() -> None:
+    said = {"reviewer": "ann\x1b[2J", "reviewed_at": AT, "decision": "allow", "label": "ok", "comment": "a [red]joke"}
+    reviews = [said | {"reviewer": f"r-{number}", "comment": ""} for number in range(20)] + [said]
+    lines = lines_of(LineageNode("v-1", "verdict", "", VERDICT | {"reviews": reviews}))
+    assert lines[-1] == rf"review: allow ok by ann\x1b[2J, {AT:%Y-%m-%d %H:%M:%S} UTC: “a [red]joke”"
+    assert lines[-2] == f"review: allow ok by r-19, {AT:%Y-%m-%d %H:%M:%S} UTC"
+    assert len([line for line in lines if line.startswith("review")]) == 12
+
+
 def test_a_large_tree_has_an_end() -> None:
     exchanges = [LineageNode(f"x-{n}", "source", "input", SOURCE, turns(12)) for n in range(12)]
     calls = [LineageNode(f"c-{n}", "source", "input", SOURCE, exchanges) for n in range(12)]

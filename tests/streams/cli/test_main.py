@@ -107,11 +107,12 @@ def test_a_command_needs_only_the_settings_that_it_uses(weir: Weir, arguments: l
 
 
 @pytest.mark.usefixtures("kafka")
-def test_topics_are_created_once(weir: Weir, tmp_path: Path, shipped: Path) -> None:
+def test_topics_are_created_once(weir: Weir, tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"t-{uuid4().hex}"
     file = tmp_path / "one.yaml"
     text = (shipped / "ticket-triage.yaml").read_text(encoding="utf-8")
     file.write_text(text.replace("support.tickets", name).replace("support.triage", f"{name}.out"), encoding="utf-8")
+    monkeypatch.setenv("WEIR_REVIEWS_TOPIC", f"{name}.reviews")
     for state in ("created", "exists "):
         status, out, _ = weir("topics", "create", "-p", file, "--partitions", 2)
         assert status == 0
@@ -119,6 +120,8 @@ def test_topics_are_created_once(weir: Weir, tmp_path: Path, shipped: Path) -> N
             f"{state} {name}",
             f"{state} {name}.dlq",
             f"{state} {name}.out",
+            f"{state} {name}.reviews",
+            f"{state} {name}.reviews.dlq",
         ]
 
 
@@ -186,6 +189,7 @@ def test_the_schema_is_brought_up_to_date_once(
     monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
     monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", f"{store.database}_more")
     names = ["0001_initial", "0002_reuse_and_rollups", "0003_operators", "0004_calls"]
+    names += ["0005_reviews", "0006_evaluations", "0007_cascade"]
     assert weir("migrate")[:2] == (0, "".join(f"applied {name}\n" for name in names))
     assert weir("migrate")[:2] == (0, "the schema is up to date\n")
 

@@ -1,0 +1,1 @@
+"""Which rows a cheap screen decides, what is promised about that, and whether the promise still holds."""

@@ -1,0 +1,1 @@
+"""A fast classifier before the model: what is plainly harmless or plainly not costs no call."""

@@ -1,0 +1,106 @@
+"""What screens are worth on labelled texts that none of them has seen. Needs the extra `screen`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, rankdata
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+
+from inference.screen.train import Example
+
+Vector = NDArray[np.float64]
+
+RECALL = 0.95  # at which `Figures.passed` is measured
+_RESAMPLES = 500
+_SEED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How good risks are.
+
+    language: empty for all rows. flagged: rows that are to be flagged. auroc: area under the ROC curve: how often a
+    flagged row has the higher risk of a pair. precision: average precision. passed: share of all rows with less risk
+    than all but 5% of the flagged ones, so what a screen could keep from the model at best. brier: mean squared error
+    of the risk as a probability. The three first are None where all rows are of one kind.
+    """
+
+    language: str
+    rows: int
+    flagged: int
+    auroc: float | None
+    precision: float | None
+    passed: float | None
+    brier: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """AUROC of a new screen less that of an old one, with its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def better(self) -> bool:
+        """Whether chance alone is no likely reason for the new one's lead."""
+        return self.low > 0
+
+
+def figures(flagged: NDArray[np.bool_], risks: Vector, language: str = "") -> Figures:
+    """Figures of rows, of which there is at least one."""
+    count = int(flagged.sum())
+    brier = float(brier_score_loss(flagged, risks, labels=[False, True]))
+    if not 0 < count < len(flagged):
+        return Figures(language, len(flagged), count, None, None, None, brier)
+    threshold = np.quantile(risks[flagged], 1 - RECALL, method="lower")
+    return Figures(
+        language,
+        len(flagged),
+        count,
+        float(roc_auc_score(flagged, risks)),
+        float(average_precision_score(flagged, risks)),
+        float((risks < threshold).mean()),
+        brier,
+    )
+
+
+def by_language(examples: Sequence[Example], risks: Vector) -> list[Figures]:
+    """Figures of all rows, then of each language if there are several."""
+    flagged = flags(examples)
+    languages = np.array([example.language for example in examples])
+    found = [figures(flagged, risks)] if len(examples) else []
+    each = sorted(set(languages.tolist()) - {""})
+    if len(each) > 1:
+        found += [figures(flagged[languages == name], risks[languages == name], name) for name in each]
+    return found
+
+
+def flags(examples: Sequence[Example]) -> NDArray[np.bool_]:
+    """Which examples are to be flagged: those with at least half of the votes."""
+    return np.array([example.flagged >= 0.5 for example in examples], dtype=bool)
+
+
+def difference(flagged: NDArray[np.bool_], old: Vector, new: Vector) -> Difference:
+    """Paired: both screens on the same rows, of which there must be both kinds. The interval is the bootstrap's (Efron
+    1979), by percentiles, over rows of each kind apart.
+    """
+    yes, no = np.flatnonzero(flagged), np.flatnonzero(~flagged)
+
+    def lead(some: NDArray[np.intp], others: NDArray[np.intp]) -> float:
+        rows = np.concatenate([some, others])
+        return _area(new[rows], len(some)) - _area(old[rows], len(some))
+
+    found = bootstrap(
+        (yes, no), lead, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
+    ).confidence_interval
+    return Difference(lead(yes, no), float(found.low), float(found.high))
+
+
+def _area(risks: Vector, first: int) -> float:
+    """AUROC where the first ones are to be flagged, by the sum of their ranks (Mann and Whitney 1947)."""
+    ranks = rankdata(risks)[:first].sum()
+    return float((ranks - first * (first + 1) / 2) / (first * (len(risks) - first)))

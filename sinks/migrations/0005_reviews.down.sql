@@ -1,0 +1,5 @@
+-- blocking: no
+
+DROP VIEW IF EXISTS reviewed_verdicts;
+DROP VIEW IF EXISTS reviews;
+DROP TABLE IF EXISTS reviews_raw;
