@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT
+from sinks.clickhouse import ask, time_text
 from sinks.rows import CascadeFitRow
 
 MOST = 50_000  # rows that a query tells
@@ -40,7 +40,7 @@ class CascadeKey(NamedTuple):
 
 def last_fit(client: Client, key: CascadeKey) -> CascadeFitRow | None:
     """The fit that holds; None if there was none yet. As all here, it raises clickhouse-connect's errors."""
-    found = client.query(_LAST, parameters=key._asdict(), settings=CONSISTENT, tz_mode="aware").result_rows
+    found = ask(client, _LAST, **key._asdict())
     return CascadeFitRow(*found[0]) if found else None
 
 
@@ -57,11 +57,6 @@ def audited(client: Client, key: CascadeKey, fine: str, since: datetime, until: 
 
     fine: the decision that flags nothing.
     """
-    parameters = key._asdict() | {"fine": fine, "since": _text(since), "until": _text(until), "limit": MOST}
-    found = client.query(_AUDITED, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows
+    times = {"since": time_text(since), "until": time_text(until)}
+    found = ask(client, _AUDITED, **key._asdict(), **times, fine=fine, limit=MOST)
     return [AuditedRow(at, float(risk), bool(flagged)) for at, risk, flagged in found]
-
-
-def _text(time: datetime) -> str:
-    """The client would leave out the milliseconds."""
-    return f"{time:%Y-%m-%d %H:%M:%S.%f}"[:-3]

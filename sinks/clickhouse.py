@@ -2,6 +2,8 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
@@ -91,3 +93,19 @@ def store_error(error: BaseException, address: str) -> StoreUnavailable | StoreM
 def brief(error: BaseException) -> str:
     """The first line of an error's text, which names the cause and holds no rows."""
     return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def ask(client: Client, sql: str, **parameters: Any) -> list[Any]:
+    """The rows of an answer that misses nothing acknowledged; times are aware, in UTC. Raises as the client does."""
+    return list(client.query(sql, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows)
+
+
+def ask_named(client: Client, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    """The same, each row by its columns' names."""
+    found = client.query(sql, parameters=parameters, settings=CONSISTENT, tz_mode="aware")
+    return list(map(dict, found.named_results()))
+
+
+def time_text(time: datetime) -> str:
+    """A time as a parameter of a query, in UTC; the client itself would leave out the milliseconds."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT
+from sinks.clickhouse import ask
 from sinks.rows import TABLES, EvaluatedRow, EvaluationRow
 
 _BATCH = 20_000  # rows an insert
@@ -32,14 +32,10 @@ def runs(client: Client, dataset: str = "", run: str = "") -> list[EvaluationRow
         " WHERE (startsWith(dataset_hash, {dataset:String}) OR startsWith(rows_hash, {dataset:String}))"
         " AND startsWith(run, {run:String}) ORDER BY evaluated_at, run"
     )
-    parameters = {"dataset": dataset, "run": run}
-    found = client.query(_RUNS + wanted, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows
-    return [EvaluationRow(*row) for row in found]
+    return [EvaluationRow(*row) for row in ask(client, _RUNS + wanted, dataset=dataset, run=run)]
 
 
 def rows_of(client: Client, wanted: Sequence[str]) -> Mapping[str, list[EvaluatedRow]]:
     """The judged rows of runs, in the order of their keys."""
-    parameters = {"runs": list(wanted)}
-    found = client.query(_ROWS, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows
-    each = [EvaluatedRow(*row) for row in found]
+    each = [EvaluatedRow(*row) for row in ask(client, _ROWS, runs=list(wanted))]
     return {run: list(group) for run, group in groupby(each, lambda row: row.run)}

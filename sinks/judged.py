@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT, StoreSettings
+from sinks.clickhouse import StoreSettings, ask
 from sinks.lineage import edge_rank
 from sinks.lookup import Lookup
 from sinks.rows import VerdictRow
@@ -104,8 +104,8 @@ class Judged:
 
 
 def _known(place: dict[str, Any], offset: int, client: Client) -> Known:
-    newest = _query(client, _NEWEST, **place)
-    last = _query(client, _LAST, offset=offset, **place) if newest else []
+    newest = ask(client, _NEWEST, **place)
+    last = ask(client, _LAST, offset=offset, **place) if newest else []
     return Known(int(last[0][0]) if last else -1, newest[0][0] if newest else None)
 
 
@@ -117,9 +117,9 @@ def _find(keys: Iterable[_Key], client: Client) -> dict[_Key, StoredVerdict]:
     if not rows:
         return {}
     hashes = sorted({row.prompt_hash for row in rows})
-    labels: dict[str, list[str]] = dict(_query(client, _LABELS, hashes=hashes))
+    labels: dict[str, list[str]] = dict(ask(client, _LABELS, hashes=hashes))
     parents: dict[int, list[tuple[int, str]]] = defaultdict(list)
-    for child, parent, kind in _query(client, _EDGES, rows=sorted({row.row_id for row in rows})):
+    for child, parent, kind in ask(client, _EDGES, rows=sorted({row.row_id for row in rows})):
         parents[child].append((parent, kind))
     return {
         _Key(row.pipeline, row.stage, row.row_id): StoredVerdict(
@@ -132,8 +132,4 @@ def _find(keys: Iterable[_Key], client: Client) -> dict[_Key, StoredVerdict]:
 
 
 def _rows(client: Client, pipeline: str, stage: str, ids: list[int]) -> list[VerdictRow]:
-    return [VerdictRow(*values) for values in _query(client, _VERDICTS, pipeline=pipeline, stage=stage, rows=ids)]
-
-
-def _query(client: Client, sql: str, **parameters: Any) -> list[Any]:
-    return list(client.query(sql, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows)
+    return [VerdictRow(*values) for values in ask(client, _VERDICTS, pipeline=pipeline, stage=stage, rows=ids)]

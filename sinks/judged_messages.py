@@ -8,7 +8,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT, KEYS_A_QUERY
+from sinks.clickhouse import KEYS_A_QUERY, ask_named
 
 # The place is the verdict's: a message that was published twice has its words twice, and one verdict.
 _PLACES = """
@@ -53,9 +53,11 @@ def find(client: Client, pipeline: str, stage: str, rows: Sequence[int]) -> list
 
     rows: as many as a query takes. Raises clickhouse-connect's errors.
     """
-    places = {place["row_id"]: place for place in _query(client, _PLACES, rows, pipeline=pipeline, stage=stage)}
+    places = {
+        place["row_id"]: place for place in ask_named(client, _PLACES, rows=list(rows), pipeline=pipeline, stage=stage)
+    }
     earlier: dict[int, list[int]] = defaultdict(list)
-    for edge in _query(client, _CONTEXT, rows):
+    for edge in ask_named(client, _CONTEXT, rows=list(rows)):
         earlier[edge["child"]].append(edge["parent"])
     sources = {place["source_row_id"] for place in places.values()}
     words = _words(client, sorted(sources.union(*earlier.values())))
@@ -72,9 +74,4 @@ def find(client: Client, pipeline: str, stage: str, rows: Sequence[int]) -> list
 
 def _words(client: Client, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
     parts = (rows[start : start + KEYS_A_QUERY] for start in range(0, len(rows), KEYS_A_QUERY))
-    return {said["row_id"]: said for part in parts for said in _query(client, _WORDS, part)}
-
-
-def _query(client: Client, sql: str, rows: Sequence[int], **parameters: Any) -> list[dict[str, Any]]:
-    found = client.query(sql, parameters={"rows": list(rows)} | parameters, settings=CONSISTENT, tz_mode="aware")
-    return list(map(dict, found.named_results()))
+    return {said["row_id"]: said for part in parts for said in ask_named(client, _WORDS, rows=list(part))}

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT, KEYS_A_QUERY
+from sinks.clickhouse import KEYS_A_QUERY, ask
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What was said without looking at the text teaches nothing, unless a person has looked since.
@@ -48,11 +48,11 @@ def labelled(
     """
     begin = max(0, (since - _EPOCH) // timedelta(milliseconds=1)) << 80
     while True:
-        page = _query(client, _PAGE, pipeline=pipeline, stage=stage, begin=begin, rows=page_rows)
+        page = ask(client, _PAGE, pipeline=pipeline, stage=stage, begin=begin, rows=page_rows)
         if not page:
             return
-        reviewed = dict(_query(client, _REVIEWS, rows=[row for row, *_ in page]))
-        texts = dict(_query(client, _TEXTS, rows=[source for _, source, *_ in page]))
+        reviewed = dict(ask(client, _REVIEWS, rows=[row for row, *_ in page]))
+        texts = dict(ask(client, _TEXTS, rows=[source for _, source, *_ in page]))
         yield [
             Labelled(
                 row,
@@ -67,7 +67,3 @@ def labelled(
         if len(page) < page_rows:
             return
         begin = page[-1][0] + 1
-
-
-def _query(client: Client, sql: str, **parameters: Any) -> list[Any]:
-    return list(client.query(sql, parameters=parameters, settings=CONSISTENT).result_rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT, StoreSettings
+from sinks.clickhouse import StoreSettings, ask_named
 from sinks.lookup import Lookup
 from sinks.rows import ReviewRow
 from sinks.session import Session
@@ -95,10 +95,13 @@ def reviews_of(client: Client, rows: Collection[int]) -> dict[int, list[dict[str
 
 
 def _find(rows: Collection[int], client: Client) -> Mapping[int, ReviewedVerdict]:
-    verdicts = _query(client, _VERDICTS, rows)
+    verdicts = ask_named(client, _VERDICTS, rows=sorted(rows))
     if not verdicts:
         return {}
-    sources = {said.pop("row_id"): said for said in _query(client, _SOURCES, {v["source_row_id"] for v in verdicts})}
+    sources = {
+        said.pop("row_id"): said
+        for said in ask_named(client, _SOURCES, rows=sorted({v["source_row_id"] for v in verdicts}))
+    }
     reviews: dict[int, list[ReviewRow]] = defaultdict(list)
     for review in _reviews(client, rows):
         reviews[review.row_id].append(review)
@@ -112,9 +115,4 @@ def _find(rows: Collection[int], client: Client) -> Mapping[int, ReviewedVerdict
 
 
 def _reviews(client: Client, rows: Collection[int]) -> list[ReviewRow]:
-    return [ReviewRow(**found) for found in _query(client, _REVIEWS, rows)]
-
-
-def _query(client: Client, sql: str, rows: Collection[int]) -> list[dict[str, Any]]:
-    found = client.query(sql, parameters={"rows": sorted(rows)}, settings=CONSISTENT, tz_mode="aware")
-    return list(map(dict, found.named_results()))
+    return [ReviewRow(**found) for found in ask_named(client, _REVIEWS, rows=sorted(rows))]

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from clickhouse_connect.driver.client import Client
 
-from sinks.clickhouse import CONSISTENT
+from sinks.clickhouse import CONSISTENT, ask, ask_named, time_text
 from sinks.rows import VerdictRow
 
 _PROMPTS = """
@@ -68,10 +68,8 @@ class Outdated:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As the queries have them. Times are text: the client would leave out the milliseconds."""
-        times = {
-            name: f"{getattr(self, name).astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] for name in ("since", "until")
-        }
+        """As the queries have them."""
+        times = {"since": time_text(self.since), "until": time_text(self.until)}
         return {"pipeline": self.pipeline, "stage": self.stage, "prompt_hash": self.prompt_hash} | times
 
 
@@ -79,23 +77,22 @@ def prompts(client: Client, pipeline: str, stage: str) -> list[UsedPrompt]:
     """The prompts that workers used for a stage, the last one first. As all here, it raises clickhouse-connect's
     errors.
     """
-    return [UsedPrompt(*row) for row in _query(client, _PROMPTS, pipeline=pipeline, stage=stage)]
+    return [UsedPrompt(*row) for row in ask(client, _PROMPTS, pipeline=pipeline, stage=stage)]
 
 
 def by_prompt(client: Client, outdated: Outdated) -> list[dict[str, Any]]:
     """How many verdicts are meant, of which prompt, model and topic, and what they took."""
-    found = client.query(_BY_PROMPT, parameters=outdated.parameters, settings=CONSISTENT)
-    return list(map(dict, found.named_results()))
+    return ask_named(client, _BY_PROMPT, **outdated.parameters)
 
 
 def row_ids(client: Client, outdated: Outdated) -> list[int]:
     """The verdicts that are meant, in the order of their events."""
-    return [row for (row,) in _query(client, _ROWS, **outdated.parameters)]
+    return [row for (row,) in ask(client, _ROWS, **outdated.parameters)]
 
 
 def left(client: Client, outdated: Outdated, first: int, last: int) -> int:
     """How many verdicts between two rows are meant still."""
-    ((count,),) = _query(client, _LEFT, **outdated.parameters, first=first, last=last)
+    ((count,),) = ask(client, _LEFT, **outdated.parameters, first=first, last=last)
     return int(count)
 
 
@@ -113,7 +110,3 @@ def older(client: Client, row_id: UUID, facts: Mapping[str, Any]) -> list[dict[s
     names = ("pipeline", "stage", "prompt_hash", "model", "pipeline_version")
     parameters = {"row": row_id.int, **{name: facts[name] for name in names}}
     return list(map(dict, client.query(_OLDER, parameters=parameters, tz_mode="aware").named_results()))
-
-
-def _query(client: Client, sql: str, **parameters: Any) -> list[Any]:
-    return list(client.query(sql, parameters=parameters, settings=CONSISTENT, tz_mode="aware").result_rows)
