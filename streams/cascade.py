@@ -97,7 +97,7 @@ class Cascade:
             for route in ("pass", "ask", "flag")
             for looked in (False, True)
         }
-        self._show(None)
+        self._metrics.open.labels(*labels).set_function(lambda: self.open)
 
     @property
     def open(self) -> bool:
@@ -149,11 +149,12 @@ class Cascade:
         self._since = until if len(rows) < MOST else rows[-1].judged_at
         if self.open and follows:
             self._sample += rows
-            await self._fit(writer)
+            if rows:  # the same sample would give the same answer
+                await self._fit(writer)
             return
         for row in rows:
             self._audit.observe(self._thresholds.route(row.risk), row.flagged)
-        self._show(self._audit)
+        self._show()
         if follows and self._audit.doubt is not None:
             log.warning("%s: the cascade opens: %s", self.name, self._audit.doubt)
             await self._write(writer, None, str(self._audit.doubt))
@@ -193,15 +194,11 @@ class Cascade:
         self._since = row.fitted_at if row else _EPOCH
         self._audit = Audit(self._settings.goal)
         self._sample.clear()
-        self._metrics.open.labels(*self._place).set(self.open)
 
-    def _show(self, audit: Audit | None) -> None:
+    def _show(self) -> None:
         m, labels = self._metrics, self._place
-        m.open.labels(*labels).set(self.open)
-        if audit is None:
-            return
-        m.evidence.labels(*labels).set(audit.evidence)
-        found = audit.estimates(self._settings.confidence)
+        m.evidence.labels(*labels).set(self._audit.evidence)
+        found = self._audit.estimates(self._settings.confidence)
         for gauge, share in (
             (m.recall, found.recall),
             (m.saved, found.saved),
