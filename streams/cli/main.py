@@ -134,7 +134,12 @@ def store(
     from deploy.embedded import store_server
 
     typer.echo(f"export WEIR_CLICKHOUSE_URL=http://127.0.0.1:{port}")
-    store_server.serve(folder / "tables", port)
+    try:
+        store_server.serve(folder / "tables", port)
+    except OSError as error:
+        raise WorkerMisconfigured(
+            f"the store cannot be served on port {port}: {error.strerror}; try another --port"
+        ) from error
 
 
 @app.command()
