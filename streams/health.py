@@ -25,7 +25,8 @@ class Health:
         self._answer: dict[str, str | None] = {}
         self._asked = 0.0
         self._lock = asyncio.Lock()
-        self.stopped: str | None = "the worker is starting"
+        self.consuming = False
+        self.stopped: str | None = None
 
     async def dependencies(self) -> dict[str, str | None]:
         """Name to None if it answers, otherwise the reason."""
