@@ -38,6 +38,8 @@ from streams.errors import WorkerMisconfigured
 if TYPE_CHECKING:
     from inference.evaluation.answers import Task
 
+Run = tuple[EvaluationRow, list[EvaluatedRow]]
+
 _JOURNALS = Path(".weir-eval")
 _VERSION_SECONDS = 5.0
 
@@ -135,6 +137,7 @@ def eval_command(
     runs = [_run(each, task, chosen, options, journals, fresh=fresh) for each in asked]
     if not any(rows for _, rows in runs):
         raise WorkerMisconfigured("the engine gave up every row; its log says why")
+    runs += _screened(asked, runs, chosen, task)
     found = eval_report.measure(task, [*runs, *earlier], _texts(chosen.rows))
     if stored_at and store is not False:
         for (run, rows), report in zip(runs, found.reports, strict=False):
@@ -305,6 +308,23 @@ def _run(
         options=orjson.dumps(options).decode(),
         metrics="",
     ), rows
+
+
+def _screened(asked: Sequence[_Asked], runs: Sequence[Run], data: _Data, task: "Task") -> list[Run]:
+    """What screens of the stages make of the same rows; a screen by itself once, however many models there are."""
+    if not any(each.stage.cascade for each in asked):
+        return []
+    try:
+        from streams.cli.screened import screened
+    except ModuleNotFoundError as error:
+        raise WorkerMisconfigured(
+            f"a stage with a screen needs the extra `screen`: pip install 'weir[screen]' ({error})"
+        ) from error
+    found: dict[tuple[str, str], Run] = {}
+    for each, run in zip(asked, runs, strict=True):
+        if each.stage.cascade is not None:
+            found |= {(r.name, r.settings_hash): (r, rows) for r, rows in screened(each.stage, run, data.rows, task)}
+    return list(found.values())
 
 
 async def _judge(

@@ -135,6 +135,8 @@ def _overall(found: Found) -> Table:
         for metric in found.reports[0].overall.metrics
     }
     rows["rows"] = [f"{report.overall.rows:,}" for report in found.reports]
+    if any(report.work.asked < report.overall.rows for report in found.reports):
+        rows["calls saved"] = [f"{1 - r.work.asked / max(1, r.overall.rows):.0%}" for r in found.reports]
     rows["p50, p95 of a prompt"] = [f"{r.work.seconds[0]:,.2f}, {r.work.seconds[1]:,.2f} s" for r in found.reports]
     rows["rows an engine second"] = [
         f"{r.overall.rows / r.work.engine_seconds:,.1f}" if r.work.engine_seconds else "–" for r in found.reports
