@@ -141,12 +141,11 @@ def test_the_page_in_the_repository_is_the_generated_one(root: Path) -> None:
 
 
 def test_alerts_in_the_documents_are_about_metrics_that_are_there(root: Path) -> None:
+    alerts = re.compile(r"^```yaml\n(groups:\n.*?)^```", re.DOTALL | re.MULTILINE)
     rules = [
         rule["expr"]
         for page in sorted((root / "docs").glob("*.md"))
-        for block in re.findall(
-            r"^```yaml\n(groups:\n.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-        )
+        for block in alerts.findall(page.read_text(encoding="utf-8"))
         for group in YAML(typ="safe").load(block)["groups"]
         for rule in group["rules"]
     ]
