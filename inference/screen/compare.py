@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, rankdata
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from inference.evaluation.intervals import interval, resampled
+from inference.evaluation.statistics import Ranking, lead, once
 from inference.screen.train import Example
 
 Vector = NDArray[np.float64]
 
 RECALL = 0.95  # at which `Figures.passed` is measured
-_RESAMPLES = 500
-_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +85,10 @@ def flags(examples: Sequence[Example]) -> NDArray[np.bool_]:
 
 def difference(flagged: NDArray[np.bool_], old: Vector, new: Vector) -> Difference:
     """Paired: both screens on the same rows, of which there must be both kinds. The interval is the bootstrap's (Efron
-    1979), by percentiles, over rows of each kind apart.
+    1979), by percentiles, as `weir eval` has it.
     """
-    yes, no = np.flatnonzero(flagged), np.flatnonzero(~flagged)
-
-    def lead(some: NDArray[np.intp], others: NDArray[np.intp]) -> float:
-        rows = np.concatenate([some, others])
-        return _area(new[rows], len(some)) - _area(old[rows], len(some))
-
-    found = bootstrap(
-        (yes, no), lead, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
-    ).confidence_interval
-    return Difference(lead(yes, no), float(found.low), float(found.high))
-
-
-def _area(risks: Vector, first: int) -> float:
-    """AUROC where the first ones are to be flagged, by the sum of their ranks (Mann and Whitney 1947)."""
-    ranks = rankdata(risks)[:first].sum()
-    return float((ranks - first * (first + 1) / 2) / (first * (len(risks) - first)))
+    ahead = lead(Ranking(new, flagged).auroc, Ranking(old, flagged).auroc)
+    rows = len(flagged)
+    value = float(ahead(once(rows))[0])
+    low, high = interval(resampled({"auroc": ahead}, rows)["auroc"])
+    return Difference(value, min(low, value), max(high, value))

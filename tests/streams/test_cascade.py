@@ -1,6 +1,7 @@
 """A screen before the model: which rows it decides, how its thresholds are found, and when they are given up."""
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing
 from datetime import timedelta
@@ -160,6 +161,12 @@ async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees
     await acked(*(stage.put(f"nice walk {number}") for number in range(60)))
     saved = 60 - (len(engine.seen) - asked)
     assert 15 < saved < 45, "half of them are audited"
+    await acked(*(stage.put(f"vile spam offer {number}") for number in range(10)))
+    await stage.look()
+    assert (stage.count("weir_cascade_recall_ratio", bound="high"), stage.count("weir_cascade_target_ratio")) == (
+        1,
+        0.95,
+    )
 
     other = await run(name=name, audit=0.5)
     await other.look()
@@ -173,6 +180,8 @@ async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees
     )[0]
     assert "recall of 95.0% is in doubt" in reason
     assert stage.count("weir_cascade_open") == 1
+    assert stage.count("weir_cascade_doubt") == 0, "there is no promise that could be in doubt"
+    assert math.isnan(stage.count("weir_cascade_recall_ratio", bound="high"))
     asked = len(engine.seen)
     await acked(*(stage.put(f"nice tea {number}") for number in range(10)))
     assert len(engine.seen) == asked + 10

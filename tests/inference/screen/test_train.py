@@ -1,5 +1,7 @@
 """A screen learns what made the labels, says how sure it may be, and is measured on what it has not seen."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -112,3 +114,16 @@ def test_a_better_screen_is_told_from_a_worse(screen: Screen, parts: Parts, card
     assert not difference(flagged, new, old).better
     same = difference(flagged, new, new)
     assert (same.value, same.low, same.high, same.better) == (0, 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("module", "of_another_extra"),
+    [
+        ("inference.screen.compare", ["jinja2", "matplotlib"]),
+        ("inference.cascade.audit", ["jinja2", "matplotlib"]),
+        ("inference.evaluation.paired", ["safetensors"]),
+    ],
+)
+def test_what_both_use_needs_no_other_extra(module: str, of_another_extra: list[str]) -> None:
+    code = f"import sys; sys.modules.update(dict.fromkeys({of_another_extra})); import {module}"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,7 @@ import pytest
 
 from bench.instant_engine import InstantEngine
 from sinks.clickhouse import StoreSettings, connect
-from streams.cli import main
+from tests.streams.cli.conftest import Weir, Write
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -51,9 +51,6 @@ SOME = [
     {"text": f"words {number}", "label": LABELS[number % 3], "lang": ["en", "pt"][number % 2]} for number in range(60)
 ]
 
-Weir = Callable[..., tuple[int, str, str]]
-Write = Callable[[Iterable[Mapping[str, Any]]], Path]
-
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstantEngine]:
@@ -67,19 +64,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstantEngine]:
 
 
 @pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Weir:
-    """`weir("eval", "--json")`: exit status, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "220")
+def weir(weir: Weir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Weir:
+    """In a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+    return weir
 
 
 @pytest.fixture
@@ -87,16 +75,6 @@ def pipeline(tmp_path: Path) -> Path:
     file = tmp_path / "chat.yaml"
     file.write_text(PIPELINE, encoding="utf-8")
     return file
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def rows(given: Iterable[Mapping[str, Any]]) -> Path:
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
-        return file
-
-    return rows
 
 
 @pytest.fixture
@@ -334,9 +312,7 @@ def test_missing_extra_is_told(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> N
 
 class TestStore:
     @pytest.fixture(autouse=True)
-    def _stored(self, store: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
-        monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", store.database)
+    def _stored(self, store: StoreSettings, clickhouse: None) -> None:
         client = connect(store)
         for table in ("evaluations_raw", "evaluation_rows_raw"):
             client.command(f"TRUNCATE TABLE {table}")
