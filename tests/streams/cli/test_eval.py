@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from bench.instant_engine import InstantEngine
+from inference.screen.model import load as read_screen
 from sinks.clickhouse import StoreSettings, connect
+from streams.cascade import screen_file
+from streams.cli.main import PIPELINES
+from streams.pipeline import load
 from tests.streams.cli.conftest import Weir, Write
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
@@ -102,6 +106,26 @@ def surely(wrong: int = 0) -> list[dict[str, Any]]:
     for row in rows[:wrong]:
         row["label"] = "spam"
     return rows
+
+
+def test_a_screen_is_measured_before_the_model_and_alone(evaluate: Evaluate, pipeline: Path) -> None:
+    shipped = load(PIPELINES / "community-moderation.yaml").stages[0].cascade
+    assert shipped is not None
+    cascade = json.dumps(shipped.model_dump(exclude_unset=True) | {"pass_below": 0.2, "flag_from": 0.8})
+    pipeline.write_text(PIPELINE + f"    cascade: {cascade}\n", encoding="utf-8")
+    plain = ("see you on friday, bring some apples", "thanks, that fixed my problem")
+    rude = ("you are a fucking idiot, shut up bitch",)
+    rows = [{"text": text, "label": "ok"} for text in plain] + [{"text": text, "label": "insult"} for text in rude]
+    found = evaluate([*rows, *surely()])
+    model, both, screen = found["subjects"]
+    assert [each["name"] for each in found["subjects"]] == ["small", "small + community-1", "community-1"]
+    assert [each["rows"] for each in found["subjects"]] == [123] * 3
+    risks = read_screen(screen_file(shipped.screen), shipped.sha256).risks([row["text"] for row in [*rows, *surely()]])
+    asked = sum(0.2 <= risk < 0.8 for risk in risks)
+    assert [each["work"]["asked"] for each in found["subjects"]] == [123, asked, 0]
+    assert 0 < asked < 123
+    assert both["work"]["cost_usd"] == pytest.approx(model["work"]["cost_usd"] * asked / 123, rel=0.05)
+    assert sum(map(sum, screen["confusion"]["counts"])) == 123
 
 
 def test_figures_are_those_of_the_engine(evaluate: Evaluate) -> None:
