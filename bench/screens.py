@@ -31,7 +31,9 @@ from inference.screen.train import Example, Parts, fit, split
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 OWN = Path(__file__).parents[1] / "deploy" / "traffic" / "community.jsonl"
-HELD_OUT = Path(__file__).parents[1] / "tests" / "data" / "community_heldout.jsonl"
+UNSEEN = [
+    Path(__file__).parents[1] / "tests" / "data" / f"community_{name}.jsonl" for name in ("heldout", "calibration")
+]
 
 BATCH = 256
 OWN_WEIGHT = 20.0  # our few messages must count beside forty thousand tweets
@@ -239,7 +241,7 @@ def ship(folder: Path, file: Path) -> None:
         ("tweets, held out", held),
         ("shipped messages, held out", ours),
         ("shipped messages, fitted to", seen),
-        ("tests/data/community_heldout.jsonl", own(HELD_OUT)),
+        *((f"tests/data/{file.name}", own(file)) for file in UNSEEN),
     ):
         table = Table(
             "language", "rows", "to be flagged", "AUROC", "average precision", "passed at 95%", "Brier", title=title
