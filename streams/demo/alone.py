@@ -32,6 +32,8 @@ async def _ask(settings: Settings, account: Account, pipeline: Pipeline, items: 
         for row in labelled.read(file, labelled.Fields(), {}, stage.context).rows
         if by_screen(account.verdicts.get((topic, row.id)))
     ]
+    if not rows:
+        return
     engine = OpenAiEngine(settings.engine)
     try:
         await engine.connect()
