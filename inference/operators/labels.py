@@ -13,7 +13,7 @@ from inference.calibration import Calibration, CalibrationSettings
 from inference.cost import Prices
 from inference.engine import Caller, Completion, ConfidenceSource, Engine, LabelToken, Score
 from inference.errors import EngineMisconfigured, PromptRejected
-from inference.judgement import Call, Identity, Passage
+from inference.judgement import Call, Identity, Judgement, Passage
 from inference.operators.asking import few_at_once, preparing
 from inference.prompt import Example, LabelPrompt
 from inference.room import Room, chosen
@@ -179,6 +179,23 @@ class LabelOperator:
     async def prepare(self) -> None:
         """As `LabelScorer.prepare`."""
         await self._scorer.prepare()
+
+    def _judgement(
+        self, scored: Scored, decision: str, label: str, scores: Mapping[str, float], confidence: float
+    ) -> Judgement:
+        """What was decided, with what it took."""
+        return Judgement(
+            decision=decision,
+            label=label,
+            scores=scores,
+            confidence=confidence,
+            model=self.identity.model,
+            prompt_hash=self.identity.prompt_hash,
+            calls=scored.calls,
+            parts=len(scored.probabilities),
+            context_read=scored.context_read,
+            confidence_source=scored.source,
+        )
 
 
 def call_of(answer: Score | Completion, prices: Prices) -> Call:
