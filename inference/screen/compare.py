@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, rankdata
+from scipy.stats import bootstrap
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from inference.screen.train import Example
@@ -19,7 +19,7 @@ _SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How good risks are.
+    """How good risks are. Examples count by their weights, but in `rows` and `flagged`.
 
     language: empty for all rows. flagged: rows that are to be flagged. auroc: area under the ROC curve: how often a
     flagged row has the higher risk of a pair. precision: average precision. passed: share of all rows with less risk
@@ -50,32 +50,35 @@ class Difference:
         return self.low > 0
 
 
-def figures(flagged: NDArray[np.bool_], risks: Vector, language: str = "") -> Figures:
-    """Figures of rows, of which there is at least one."""
+def figures(flagged: NDArray[np.bool_], risks: Vector, language: str = "", weights: Vector | None = None) -> Figures:
+    """Figures of rows, of which there is at least one. weights: None for the same of all."""
     count = int(flagged.sum())
-    brier = float(brier_score_loss(flagged, risks, labels=[False, True]))
+    each = np.ones(len(flagged)) if weights is None else weights
+    brier = float(brier_score_loss(flagged, risks, sample_weight=each, labels=[False, True]))
     if not 0 < count < len(flagged):
         return Figures(language, len(flagged), count, None, None, None, brier)
-    threshold = np.quantile(risks[flagged], 1 - RECALL, method="lower")
+    threshold = np.quantile(risks[flagged], 1 - RECALL, method="inverted_cdf", weights=each[flagged])
     return Figures(
         language,
         len(flagged),
         count,
-        float(roc_auc_score(flagged, risks)),
-        float(average_precision_score(flagged, risks)),
-        float((risks < threshold).mean()),
+        float(roc_auc_score(flagged, risks, sample_weight=each)),
+        float(average_precision_score(flagged, risks, sample_weight=each)),
+        float(np.average(risks < threshold, weights=each)),
         brier,
     )
 
 
 def by_language(examples: Sequence[Example], risks: Vector) -> list[Figures]:
     """Figures of all rows, then of each language if there are several."""
-    flagged = flags(examples)
+    flagged, weights = flags(examples), weights_of(examples)
     languages = np.array([example.language for example in examples])
-    found = [figures(flagged, risks)] if len(examples) else []
+    found = [figures(flagged, risks, weights=weights)] if len(examples) else []
     each = sorted(set(languages.tolist()) - {""})
     if len(each) > 1:
-        found += [figures(flagged[languages == name], risks[languages == name], name) for name in each]
+        for name in each:
+            some = languages == name
+            found.append(figures(flagged[some], risks[some], name, weights[some]))
     return found
 
 
@@ -84,15 +87,20 @@ def flags(examples: Sequence[Example]) -> NDArray[np.bool_]:
     return np.array([example.flagged >= 0.5 for example in examples], dtype=bool)
 
 
-def difference(flagged: NDArray[np.bool_], old: Vector, new: Vector) -> Difference:
+def weights_of(examples: Sequence[Example]) -> Vector:
+    """For how many texts each example counts."""
+    return np.array([example.weight for example in examples], dtype=np.float64)
+
+
+def difference(flagged: NDArray[np.bool_], old: Vector, new: Vector, weights: Vector | None = None) -> Difference:
     """Paired: both screens on the same rows, of which there must be both kinds. The interval is the bootstrap's (Efron
-    1979), by percentiles, over rows of each kind apart.
+    1979), by percentiles, over rows of each kind apart. weights: None for the same of all.
     """
     yes, no = np.flatnonzero(flagged), np.flatnonzero(~flagged)
+    each = np.ones(len(flagged)) if weights is None else weights
 
     def lead(some: NDArray[np.intp], others: NDArray[np.intp]) -> float:
-        rows = np.concatenate([some, others])
-        return _area(new[rows], len(some)) - _area(old[rows], len(some))
+        return _area(new, each, some, others) - _area(old, each, some, others)
 
     found = bootstrap(
         (yes, no), lead, vectorized=False, n_resamples=_RESAMPLES, method="percentile", rng=_SEED
@@ -100,7 +108,13 @@ def difference(flagged: NDArray[np.bool_], old: Vector, new: Vector) -> Differen
     return Difference(lead(yes, no), float(found.low), float(found.high))
 
 
-def _area(risks: Vector, first: int) -> float:
-    """AUROC where the first ones are to be flagged, by the sum of their ranks (Mann and Whitney 1947)."""
-    ranks = rankdata(risks)[:first].sum()
-    return float((ranks - first * (first + 1) / 2) / (first * (len(risks) - first)))
+def _area(risks: Vector, weights: Vector, some: NDArray[np.intp], others: NDArray[np.intp]) -> float:
+    """AUROC where `some` are to be flagged: the weight of pairs in which they have the higher risk, ties by half (Mann
+    and Whitney 1947).
+    """
+    order = np.argsort(risks[others], kind="stable")
+    ordered = risks[others][order]
+    below = np.concatenate([[0.0], np.cumsum(weights[others][order])])
+    less, not_more = (np.searchsorted(ordered, risks[some], side=side) for side in ("left", "right"))
+    pairs = weights[some] @ (below[less] + below[not_more]) / 2
+    return float(pairs / (weights[some].sum() * below[-1]))
