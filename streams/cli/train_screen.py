@@ -74,15 +74,14 @@ def train_screen_command(
     wanted = _names(categories)
     if data is not None:
         _refuse("--pipeline", {"--stage": stage, "--since": since})
-        cascade = None
+        cascade, old = None, _old(against, None, out)
         rows = training_rows.of_file(data, Fields(text_field, label_field, lang_field), _names(flagged), wanted)
     else:
         assert file is not None
         _refuse("--data", {"--flagged": flagged})
         meant = stage_of(file, stage, ("moderate",), "only what moderate judges can have a screen before it")
-        cascade = meant.cascade
+        cascade, old = meant.cascade, _old(against, meant.cascade, out)
         rows = _of_store(pipeline.load(file).name, meant.name, since, wanted)
-    old = _old(against, cascade, out)
     card = Card(
         name=name or out.stem,
         version=version or _next(old),

@@ -112,3 +112,19 @@ def test_a_better_screen_is_told_from_a_worse(screen: Screen, parts: Parts, card
     assert not difference(flagged, new, old).better
     same = difference(flagged, new, new)
     assert (same.value, same.low, same.high, same.better) == (0, 0, 0, False)
+
+
+def test_a_row_of_weight_three_counts_as_three_rows() -> None:
+    chance = np.random.default_rng(5)
+    flagged, old = chance.random(300) < 0.3, chance.random(300).round(2)
+    new = (0.7 * old + 0.3 * flagged).round(2)
+    weights = chance.integers(1, 4, 300)
+    rows = np.repeat(np.arange(300), weights)
+    weighed, repeated = figures(flagged, new, weights=weights.astype(float)), figures(flagged[rows], new[rows])
+    for name in ("auroc", "precision", "passed", "brier"):
+        assert getattr(weighed, name) == pytest.approx(getattr(repeated, name))
+    assert (weighed.rows, repeated.rows) == (300, len(rows))
+    assert weighed.auroc != pytest.approx(figures(flagged, new).auroc, abs=1e-4)
+    lead = difference(flagged, old, new, weights.astype(float))
+    assert lead.value == pytest.approx(difference(flagged[rows], old[rows], new[rows]).value)
+    assert lead.low < lead.value < lead.high
