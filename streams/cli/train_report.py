@@ -72,6 +72,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "file": str(report.out),
         "sha256": report.sha256,
         "learned_from": {"texts": len(report.rows.examples)} | ({} if seen is None else asdict(seen)),
+        "learned_as_well_from": 0 if report.rows.more is None else len(report.rows.more.examples),
         "held_out": {"flagged": round(report.held_out[0], 1), "others": round(report.held_out[1], 1)},
         "largest_weight": _largest(report.rows),
         "labelled_both_ways": report.rows.two_ways,
@@ -96,6 +97,11 @@ def _learned_from(rows: TrainingRows) -> list[str]:
         lines.append(
             "Rows that the screen decided were not judged; those that were stand for them by their risk, one for up to "
             f"{largest:.0f}."
+        )
+    if rows.more is not None:
+        lines.append(
+            f"Learned as well from {len(rows.more.examples):,} rows of {plain(rows.more.origin)}, less those that no "
+            "screen is ever fitted to; nothing is measured on these."
         )
     return lines
 

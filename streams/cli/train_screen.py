@@ -3,6 +3,7 @@
 import hashlib
 import os
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -59,35 +60,41 @@ def train_screen_command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed and rows give the same file.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Learn which texts are to be flagged, and write a screen: from labelled rows (--data), or from what the model and
-    people said of the messages of a stage (--pipeline).
+    """Learn which texts are to be flagged, and write a screen: from labelled rows (--data), from what the model and
+    people said of the messages of a stage (--pipeline), or from both.
 
     A fifth of the texts is held out, always the same ones: no screen is fitted to them, so old and new are measured on
-    texts that neither has seen. Another tenth calibrates the probabilities.
+    texts that neither has seen. Another tenth calibrates the probabilities. With both, measured and calibrated is on
+    the stage's texts.
     """
     _needs_extra()
     from inference.screen.errors import TooFewRows
     from inference.screen.model import Card, Features
 
-    if (data is None) == (file is None):
-        raise WorkerMisconfigured("name either labelled rows with --data, or a pipeline file with --pipeline")
-    wanted = _names(categories)
-    if data is not None:
-        _refuse("--pipeline", {"--stage": stage, "--since": since})
-        cascade, old = None, _old(against, None, out)
-        rows = training_rows.of_file(data, Fields(text_field, label_field, lang_field), _names(flagged), wanted)
-    else:
-        assert file is not None
+    if data is None:
         _refuse("--data", {"--flagged": flagged})
+    if file is None:
+        _refuse("--pipeline", {"--stage": stage, "--since": since})
+    fields, wanted = Fields(text_field, label_field, lang_field), _names(categories)
+    given = None if data is None else training_rows.of_file(data, fields, _names(flagged))
+    cascade = None
+    if file is not None:
         meant = stage_of(file, stage, ("moderate",), "only what moderate judges can have a screen before it")
-        cascade, old = meant.cascade, _old(against, meant.cascade, out)
-        rows = _of_store(pipeline.load(file).name, meant.name, since, wanted)
+        cascade = meant.cascade
+    old = _old(against, cascade, out)
+    if file is not None:
+        rows = replace(_of_store(pipeline.load(file).name, meant.name, since), more=given)
+    elif given is not None:
+        rows = given
+    else:
+        raise WorkerMisconfigured("name labelled rows with --data, a pipeline file with --pipeline, or both")
+    rows.refuse_absent(wanted)
     card = Card(
         name=name or out.stem,
         version=version or _next(old),
         features=Features(),
         categories=tuple(wanted),
-        trained_on=(trained_on or rows.origin,),
+        trained_on=(trained_on,) if trained_on else rows.origins,
         licence=licence,
         seed=seed,
     )
@@ -95,7 +102,7 @@ def train_screen_command(
         with Console(stderr=True).status(f"learning from {len(rows.examples)} rows"):
             report = _train(rows, card, old, out, cascade)
     except TooFewRows as error:
-        raise WorkerMisconfigured(f"{data or rows.origin}: {error}") from error
+        raise WorkerMisconfigured(f"{rows.origin}: {error}") from error
     if as_json:
         typer.echo(plain_json(orjson.dumps(train_report.as_dict(report)).decode()))
     else:
@@ -121,14 +128,12 @@ def _refuse(needs: str, options: dict[str, str | None]) -> None:
         raise WorkerMisconfigured(f"{', '.join(given)} goes with {needs}")
 
 
-def _of_store(name: str, stage: str, since: str | None, categories: list[str]) -> TrainingRows:
+def _of_store(name: str, stage: str, since: str | None) -> TrainingRows:
     begin = _EPOCH if since is None else point_in_time("--since", since)
     store = load_settings("clickhouse").store
     migrate.check(store)
     with Console(stderr=True).status(f"reading what was said of {name}/{stage}"):
-        return ask_store(
-            store, partial(training_rows.of_store, pipeline=name, stage=stage, since=begin, categories=categories)
-        )
+        return ask_store(store, partial(training_rows.of_store, pipeline=name, stage=stage, since=begin))
 
 
 def _old(against: Path | None, cascade: CascadeSettings | None, out: Path) -> "Screen | None":
@@ -163,7 +168,8 @@ def _train(
     from inference.screen import compare, train
 
     parts = train.split(rows.examples)
-    screen = train.fit(parts, card)
+    more = [] if rows.more is None else train.split(rows.more.examples).fit
+    screen = train.fit(replace(parts, fit=[*parts.fit, *more]), card)
     texts, flags = [example.text for example in parts.held_out], compare.flags(parts.held_out)
     weights = compare.weights_of(parts.held_out)
     new = screen.risks(texts)

@@ -38,20 +38,27 @@ class Seen:
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
     """origin: where they come from, in words. two_ways: texts that some rows flag and others do not. seen: None for a
-    file.
+    file. more: rows of another origin to learn from, which say nothing of the traffic, so nothing is measured on them.
     """
 
     examples: list["Example"]
     origin: str
     two_ways: int
     seen: Seen | None = None
+    more: "TrainingRows | None" = None
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Where they and the others come from."""
+        return (self.origin,) if self.more is None else (self.origin, *self.more.origins)
+
+    def refuse_absent(self, labels: Sequence[str]) -> None:
+        """Raises WorkerMisconfigured for labels that no row has."""
+        _refuse_absent(" and ".join(self.origins), [*self.examples, *(self.more.examples if self.more else ())], labels)
 
 
-def of_file(file: Path, fields: Fields, flagged: Sequence[str], categories: Sequence[str]) -> TrainingRows:
-    """Rows whose label is one of `flagged`, or without these a share of votes.
-
-    categories: labels that there must be. Raises WorkerMisconfigured.
-    """
+def of_file(file: Path, fields: Fields, flagged: Sequence[str]) -> TrainingRows:
+    """Rows whose label is one of `flagged` or not, or without these a share of votes. Raises WorkerMisconfigured."""
     from inference.screen.train import Example
 
     found = labelled.read(file, fields, {}, Context())
@@ -59,14 +66,14 @@ def of_file(file: Path, fields: Fields, flagged: Sequence[str], categories: Sequ
     examples = [
         Example(row.passage.text, _share(file, fields, row, flagged), 1.0, row.lang, row.label) for row in found.rows
     ]
-    _refuse_absent(str(file), examples, (*flagged, *categories))
+    _refuse_absent(str(file), examples, flagged)
     kinds: dict[str, set[bool]] = defaultdict(set)
     for example in examples:
         kinds[example.text].add(example.flagged >= 0.5)
     return TrainingRows(examples, file.name, sum(len(kind) > 1 for kind in kinds.values()))
 
 
-def of_store(client: Client, pipeline: str, stage: str, since: datetime, categories: Sequence[str]) -> TrainingRows:
+def of_store(client: Client, pipeline: str, stage: str, since: datetime) -> TrainingRows:
     """What the model and people said of a stage's texts. Raises WorkerMisconfigured, and as the client does."""
     from inference.cascade.weights import BANDS
 
@@ -79,9 +86,7 @@ def of_store(client: Client, pipeline: str, stage: str, since: datetime, categor
             f"{since:%Y-%m-%d}; a screen learns from what a worker judged: let it run without a cascade for a while, "
             "name an earlier --since, or look whether WEIR_CLICKHOUSE_URL and WEIR_CLICKHOUSE_DATABASE are the worker's"
         )
-    learned = from_judged(rows, store.rows_by_band(client, pipeline, stage, since, BANDS), origin)
-    _refuse_absent(origin, learned.examples, categories)
-    return learned
+    return from_judged(rows, store.rows_by_band(client, pipeline, stage, since, BANDS), origin)
 
 
 def from_judged(rows: Iterable[Labelled], bands: Mapping[Band, tuple[int, int]], origin: str) -> TrainingRows:

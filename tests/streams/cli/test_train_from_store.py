@@ -227,6 +227,28 @@ def test_a_text_counts_once_and_a_person_is_heard_for_all_its_copies(weir: Weir,
     assert report["largest_weight"] == 1
 
 
+def test_a_file_can_be_learned_from_as_well(weir: Weir, watch: Watch, tmp_path: Path) -> None:
+    watch.judged(texts(), "allow")
+    insults = texts("grumpkin", rows=3000)
+    watch.judged(insults, "block")
+    given = [{"text": text, "label": 0} for text in texts(seed=7)]
+    given += [{"text": text, "label": 1} for text in texts("snotling", seed=7)]
+    data, out = tmp_path / "rows.jsonl", tmp_path / "x.safetensors"
+    data.write_text("".join(json.dumps(row) + "\n" for row in given))
+    status, told, err = weir("--pipeline", watch.file, "--data", data, "--out", out)
+    assert status == 0, err
+    assert f"Learned as well from {len(given)} rows of rows.jsonl" in told
+    assert load(out).card.trained_on == (f"{watch.name}/judge", "rows.jsonl")
+    assert min(load(out).risks(["you snotling", "you grumpkin"])) > 0.5
+    status, told, _ = weir("--pipeline", watch.file, "--data", data, "--out", out, "--json")
+    report = json.loads(told)
+    assert sum(report["held_out"].values()) < len(texts() + insults) * 0.3
+    assert (report["learned_from"]["texts"], report["learned_as_well_from"]) == (
+        len(texts() + insults),
+        len(given),
+    )
+
+
 def test_only_events_since_then_are_learned_from(weir: Weir, watch: Watch, tmp_path: Path) -> None:
     watch.judged(texts(rows=1200), "allow")
     watch.judged(texts("grumpkin", rows=4000), "block", days=3)
@@ -275,8 +297,8 @@ def test_the_old_screen_is_not_overwritten(weir: Weir, watch: Watch, tmp_path: P
         ({}, (), "the store has no verdict of this stage that a model or a person gave"),
         ({}, ("--since", "soon"), "--since 'soon' is neither a time"),
         ({}, ("--stage", "other"), "has no stage 'other'; there are: judge"),
-        ({}, ("--data", "rows.jsonl"), "either labelled rows with --data, or a pipeline file with --pipeline"),
         ({}, ("--flagged", "insult"), "--flagged goes with --data"),
+        ({}, ("--data", "gone.jsonl"), "gone.jsonl"),
         (
             {
                 "judge": {
@@ -304,7 +326,7 @@ def test_what_cannot_be_done_is_told(
 
 def test_neither_file_nor_stage(weir: Weir, tmp_path: Path) -> None:
     status, _, err = weir("--out", tmp_path / "x.safetensors")
-    assert (status, "name either labelled rows with --data, or" in err) == (2, True)
+    assert (status, "name labelled rows with --data, a pipeline file with" in err) == (2, True)
     status, _, err = weir("--out", tmp_path / "x.safetensors", "--data", "rows.jsonl", "--since", "3d")
     assert (status, "--since goes with --pipeline" in err) == (2, True)
 
