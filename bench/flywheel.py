@@ -32,7 +32,6 @@ from inference.cascade.weights import BANDS
 from inference.screen.compare import difference, figures, flags, weights_of
 from inference.screen.model import Card, Features, Screen
 from inference.screen.train import fit as fit_screen
-from inference.screen.train import split
 from sinks.labelled import Band, Labelled
 from streams.cascade import Thresholds
 from streams.cli.training_rows import from_judged
@@ -169,25 +168,26 @@ def run(language: str, goal: Goal, seed: int, rounds: int, rows: int, open_rows:
     traffic = _traffic(language, chance)
     apart = traffic.part(rounds * rows)
     service = Service(goal, audit, open_rows, chance)
+    old = np.zeros(0)  # risks of the rows apart, as the screen at work says
     subject = language if goal.precision is None else f"{language}, flags itself"
     for number in range(1, rounds + 1):
         at_work, texts = service.screen, service.texts
         saved_here = service.work(traffic.part((number - 1) * rows, number * rows))
-        learned = from_judged(service.store.rows, service.store.bands, "").examples
-        parts = split(learned)
+        learned = from_judged(service.store.rows, service.store.bands, "")
+        parts = learned.parts()
         version = 1 if at_work is None else int(at_work.card.version) + 1
         screen = fit_screen(parts, Card(name="flywheel", version=str(version), features=Features()))
         new = screen.risks(apart.texts)
         truth = figures(apart.flagged, new).auroc or 0.0
         if at_work is None:
             yield Round(subject, seed, number, 0, 0, None, 0.0, saved_here, 1.0, None, True, None, None, True)
-            service.adopt(screen, len(learned))
+            service.adopt(screen, len(learned.examples))
+            old = new
             continue
         held_out = [example.text for example in parts.held_out]
         lead = difference(
             flags(parts.held_out), at_work.risks(held_out), screen.risks(held_out), weights_of(parts.held_out)
         )
-        old = at_work.risks(apart.texts)
         auroc = figures(apart.flagged, old).auroc or 0.0
         found = service.fitted and measure(service.fitted, Scored(old, apart.flagged, np.arange(len(old))))
         yield Round(
@@ -207,7 +207,8 @@ def run(language: str, goal: Goal, seed: int, rounds: int, rows: int, open_rows:
             lead.better,
         )
         if lead.better:
-            service.adopt(screen, len(learned))
+            service.adopt(screen, len(learned.examples))
+            old = new
 
 
 def _traffic(language: str, chance: np.random.Generator) -> Traffic:

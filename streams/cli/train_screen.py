@@ -167,9 +167,8 @@ def _train(
     from inference.cascade.weights import effective
     from inference.screen import compare, train
 
-    parts = train.split(rows.examples)
-    more = [] if rows.more is None else train.split(rows.more.examples).fit
-    screen = train.fit(replace(parts, fit=[*parts.fit, *more]), card)
+    parts = rows.parts()
+    screen = train.fit(parts, card)
     texts, flags = [example.text for example in parts.held_out], compare.flags(parts.held_out)
     weights = compare.weights_of(parts.held_out)
     new = screen.risks(texts)

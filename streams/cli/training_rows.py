@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from itertools import groupby
@@ -19,7 +19,7 @@ from streams.errors import WorkerMisconfigured
 from streams.pipeline import Context
 
 if TYPE_CHECKING:
-    from inference.screen.train import Example
+    from inference.screen.train import Example, Parts
 
 PASSES = "allow"  # the decision of `moderate` that lets a text pass
 
@@ -51,6 +51,19 @@ class TrainingRows:
     def origins(self) -> tuple[str, ...]:
         """Where they and the others come from."""
         return (self.origin,) if self.more is None else (self.origin, *self.more.origins)
+
+    def parts(self) -> "Parts":
+        """What to fit, to calibrate and to measure on.
+
+        Weights are for probabilities and figures. Whether the model was asked depends on a text's risk, so its own
+        words explain it, and a fit to them is right without weights, which would only make it less sure (Shimodaira
+        2000; `bench.flywheel` shows it).
+        """
+        from inference.screen.train import split
+
+        parts = split(self.examples)
+        more = [] if self.more is None else split(self.more.examples).fit
+        return replace(parts, fit=[*(replace(each, weight=1.0) for each in parts.fit), *more])
 
     def refuse_absent(self, labels: Sequence[str]) -> None:
         """Raises WorkerMisconfigured for labels that no row has."""

@@ -44,3 +44,10 @@ def test_people_are_heard_for_all_copies_of_a_text() -> None:
     assert {each.text: each.flagged for each in learned.examples} == {"copied": 0, "unclear": pytest.approx(1 / 3)}
     assert [each.weight for each in learned.examples] == pytest.approx([9 / 5, 1 / 5])
     assert learned.two_ways == 1
+
+
+def test_weights_are_for_figures_and_not_for_the_fit() -> None:
+    rows = [said(f"words {number}", number % 3 == 0, LOW if number % 2 else HIGH) for number in range(200)]
+    parts = from_judged(rows, BANDS, "watch/judge").parts()
+    assert {each.weight for each in parts.fit} == {1.0}
+    assert len({each.weight for each in parts.held_out}) == len({each.weight for each in parts.calibration}) == 2
