@@ -80,7 +80,9 @@ async def judge_each(
     """
     turn = asyncio.Semaphore(at_once)
     columns = (bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), bars.MofNCompleteColumn())
-    shown = bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    left = bars.TimeRemainingColumn()
+    shown = bars.Progress(*columns, left, console=console, transient=True, disable=not console.is_terminal)
     with shown as progress:
         task = progress.add_task(title, total=done + len(rows), completed=done)
 
