@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 from bench.community import DATA
 
 FILE = DATA / "tickets_en.jsonl"
+AT_ONCE = 8  # rows; a prompt of so many labels takes the embedded engine long
 
 Row = dict[str, Any]
 
@@ -90,7 +91,8 @@ def evaluated(rows: Sequence[Row], pipeline: dict[str, Any], url: str) -> dict[s
         data.write_text("\n".join(lines) + "\n", encoding="utf-8")
         engine = ["--engine", f"engine={url}"] if url else ["--embedded"]
         command = [sys.executable, "-m", "streams", "eval", "--data", str(data), "-p", str(file), *engine]
-        done = subprocess.run([*command, "--no-store", "--json", "--fresh"], stdout=subprocess.PIPE, check=True)
+        command += ["--no-store", "--json", "--journal", str(Path(folder) / "journal"), "--at-once", str(AT_ONCE)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     subject: dict[str, Any] = json.loads(done.stdout)["subjects"][0]
     return subject
 
