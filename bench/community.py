@@ -51,3 +51,10 @@ def scored(language: str, data: Path = DATA) -> Scored:
     flagged = np.array([row["label"] not in _ALLOWED for row in found])
     rows = Scored(texts, load(SCREEN).risks(texts.tolist()), flagged)
     return rows.take(np.random.default_rng(_SEED).permutation(len(found)))
+
+
+def thinned(rows: Scored, share: float) -> Scored:
+    """All rows that are fine, and the first flagged ones, so many that their share is this one."""
+    fine, flagged = np.flatnonzero(~rows.flagged), np.flatnonzero(rows.flagged)
+    kept = round(len(fine) * share / (1 - share))
+    return rows.take(np.sort(np.concatenate([fine, flagged[:kept]])))
