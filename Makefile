@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 # A file's tests share servers, so they stay together. The longest files come first, as their folders are called.
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade
+.PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade bench-quality
 .PHONY: load-calls docs lock clean
 
 help: ## this list
@@ -60,6 +60,10 @@ bench-screens: $(READY) ## candidates for the screen before the model, by langua
 bench-cascade: $(READY) ## how often the cascade's promise holds on real rows, and the calls that it saves
 	$(PYTHON) -m bench.cascade $(ARGS)
 	$(PYTHON) -m bench.cascade_http
+
+bench-quality: $(READY) ## the shipped screen alone, and the embedded model on tickets of 77 intents
+	$(PYTHON) -m bench.quality $(ARGS)
+	$(PYTHON) -m bench.tickets
 
 load-calls: $(READY) ## a file of transcripts as turns through the review of calls: DATA=FILE ARGS="--kills 2"
 	@$(PYTHON) -m bench.calls $(DATA) $(ARGS)
