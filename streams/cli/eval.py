@@ -17,7 +17,6 @@ import orjson
 import typer
 
 from inference import operators
-from inference.cost import Prices
 from inference.errors import EngineBusy, EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.http import Http
 from inference.judgement import Identity
@@ -25,7 +24,7 @@ from inference.openai import EngineSettings, OpenAiEngine
 from sinks import evaluations, migrate
 from sinks.clickhouse import StoreSettings
 from sinks.rows import EvaluatedRow, EvaluationRow
-from streams import pipeline
+from streams import pipeline, settings
 from streams.cli import eval_report, labelled
 from streams.cli.common import ask_store, load_settings, run_async
 from streams.cli.evaluated import OPERATORS, evaluated, names_told_apart, rows_hash, task_of, task_of_run
@@ -338,7 +337,7 @@ async def _judge(
     fresh: bool,
 ) -> tuple[dict[str, JudgedRow], Identity, str]:
     """Judged rows by key, what judged them, and the version of the engine."""
-    prices: Prices = load_settings().prices
+    prices = settings.load(()).prices
     version = await _version(engine_settings)
     engine = OpenAiEngine(engine_settings)
     try:
