@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from bench.community import DATA
 from inference.screen.compare import by_language, figures, flags
 from inference.screen.model import Card, Features, Screen
 from inference.screen.train import Example, Parts, fit, split
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 OWN = Path(__file__).parents[1] / "deploy" / "traffic" / "community.jsonl"
 UNSEEN = [
     Path(__file__).parents[1] / "tests" / "data" / f"community_{name}.jsonl" for name in ("heldout", "calibration")
