@@ -218,10 +218,19 @@ def page_of(about: About, found: Found) -> str:
     facts = {"data": str(about.file), "SHA-256": about.sha256, "rows": f"{about.rows:,} (seed {about.seed})"}
     facts |= {f"left out: {why}": rows_told(numbers) for why, numbers in about.left_out.items()}
     subjects = [
-        Subject(report, {name: str(value) for name, value in _identity(run).items() if value not in ("", 0)}, mistakes)
+        Subject(report, _facts(run), mistakes)
         for run, report, mistakes in zip(found.runs, found.reports, found.mistakes, strict=True)
     ]
     return page(f"Evaluation on {about.file.name}", found.task, facts, subjects, found.compared)
+
+
+def _facts(run: EvaluationRow) -> dict[str, str]:
+    """What a run is of, for people."""
+    return {
+        name.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in _identity(run).items()
+        if value not in ("", 0)
+    }
 
 
 def as_dict(about: About, found: Found) -> dict[str, Any]:
