@@ -142,6 +142,26 @@ async def test_an_audited_row_is_judged_by_the_model_whatever_the_screen_says(
     assert rows == [("model", True)]
 
 
+async def test_what_the_model_said_of_the_same_text_stands_before_the_screen(
+    run: Callable[..., Awaitable[Guarded]],
+    engine: Any,
+    ask: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = iter([True, False])
+    monkeypatch.setattr("streams.cascade.audited", lambda *_: next(chance))
+    stage = await run(**PEOPLE)
+    await acked(stage.put("how nice"))
+    await acked(stage.put("how nice"))
+    assert engine.texts() == ["how nice"]
+    rows = ask(
+        "SELECT confidence_source, tier, audited, reused_from > 0 FROM verdicts WHERE pipeline = {p:String} "
+        "ORDER BY row_id",
+        p=stage.agent.name.partition("/")[0],
+    )
+    assert rows == [("logprobs", "model", True, False), ("logprobs", "model", False, True)]
+
+
 async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees(
     run: Callable[..., Awaitable[Guarded]], engine: Any, ask: Callable[..., list[Any]]
 ) -> None:
