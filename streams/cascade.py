@@ -151,7 +151,7 @@ class Cascade:
         self._since = until if len(rows) < MOST else rows[-1].judged_at
         if self.open and follows:
             self._sample += rows
-            if rows:  # the same sample would give the same answer
+            if rows and len(self._sample) >= self._settings.rows:  # the same sample would give the same answer
                 await self._fit(writer)
             return
         for row in rows:

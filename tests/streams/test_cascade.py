@@ -165,14 +165,17 @@ async def test_what_the_model_said_of_the_same_text_stands_before_the_screen(
 async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees(
     run: Callable[..., Awaitable[Guarded]], engine: Any, ask: Callable[..., list[Any]]
 ) -> None:
-    stage = await run(audit=0.5)
+    stage = await run(audit=0.5, rows=140)
     name = stage.agent.name.partition("/")[0]
     await stage.look()
     assert stage.cascade.open
     await acked(*(stage.put(f"nice day {number}") for number in range(70)))
     await stage.look()
     assert stage.cascade.open, "no row was flagged, so nothing can be promised"
-    await acked(*(stage.put(f"vile spam {number}") for number in range(70)))
+    await acked(*(stage.put(f"vile spam {number}") for number in range(69)))
+    await stage.look()
+    assert stage.cascade.open, "one row is missing"
+    await acked(stage.put("vile spam again"))
     await stage.look()
     assert not stage.cascade.open
     assert ask("SELECT open, rows, flagged FROM cascade_fits WHERE pipeline = {p:String}", p=name) == [(False, 140, 70)]
@@ -188,7 +191,7 @@ async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees
         0.95,
     )
 
-    other = await run(name=name, audit=0.5)
+    other = await run(name=name, audit=0.5, rows=140)
     await other.look()
     assert not other.cascade.open, "another worker finds the thresholds"
 
