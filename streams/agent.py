@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from sinks.judged import Judged
 from sinks.writer import Writer
 from streams import dlq
 from streams.decode import Event, KafkaMessage, decode, size_of
+from streams.erased import Erased
 from streams.errors import DeadLetter, Fate, WorkerMisconfigured, dead_letter_of, fate_of
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
@@ -44,6 +45,7 @@ class Services:
     documents: Documents
     metrics: Metrics
     usage: UsageLedger
+    erased: Erased
     dead_letters: DeadLetterLimit
     rows_in_flight: int
     stop_worker: Callable[[Exception], None]
@@ -74,6 +76,7 @@ class Agent(ABC):
         self._publisher = services.publisher
         self._writer = services.writer
         self._metrics = services.metrics
+        self._erased = services.erased
         self._dead_letters = services.dead_letters
         self._stop_worker = services.stop_worker
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +113,9 @@ class Agent(ABC):
 
     def assigned(self, partitions: set[TP]) -> None:  # noqa: B027  most agents remember nothing of a partition
         """These partitions are this worker's, of all topics that it reads; others are not, or not any more."""
+
+    def forget(self, rows: Collection[int]) -> None:  # noqa: B027  most agents remember no words
+        """These rows were erased: keep nothing of their words in memory."""
 
     def cancel(self) -> None:
         """Give up the rows in flight. They stay unacknowledged."""
@@ -183,6 +189,9 @@ class TextAgent(Agent):
             return self._dead_letter(message, dead_letter_of(error))
         if event.rerun is not None and event.rerun.stage != self.name:
             return _pass_over()
+        if self._erased.holds(event):
+            self._metrics.erased.labels(*self._labels).inc()
+            return _pass_over()
         self.sla.take(id(message), self._began(message, event).timestamp(), message.timestamp)
         return self._begin(message, event, self._turns.take(message.key))
 
@@ -192,4 +201,4 @@ class TextAgent(Agent):
 
 
 async def _pass_over() -> None:
-    """Another stage is to judge the message anew; this one has done so."""
+    """Another stage is to judge the message anew, and this one has done so; or the message was erased."""

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -102,6 +102,13 @@ class AssembleAgent(TextAgent):
         self._coming.clear()
         for tp in self._mine:
             self._start(self._or_stop(self._take_over(tp)))
+
+    def forget(self, rows: Collection[int]) -> None:
+        """These turns were erased: calls that have one are asked for anew, when they are wanted."""
+        for key, held in [*self._held.items()]:
+            if not held.closing and any(row in rows for row in held.call.messages):
+                del self._held[key]
+                self._start(self._or_stop(self._go_on(key)))
 
     def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
         return self._settle(message, turn, self._enter(message, event))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,11 @@ class JudgeAgent(TextAgent):
         """Return when no row that waited is in flight."""
         await self.deferred_window.empty()
 
+    def forget(self, rows: Collection[int]) -> None:
+        """These rows were erased: their words are no context any more, and what was said of them is not reused."""
+        self._history.forget(rows)
+        self._reuse.forget(rows)
+
     def assigned(self, partitions: set[TP]) -> None:
         """These partitions come to this worker."""
         self._recall.assigned(tp for tp in partitions if tp.topic == self.reads)
@@ -200,6 +205,10 @@ class JudgeAgent(TextAgent):
             await self._publish(event, verdict_from_store(stored, event), turn)
         else:
             judgement, verdict, rows = await self._judge(message, event, earlier, row_id)
+            if self._erased.holds(event):  # while the model judged it
+                self._metrics.erased.labels(*self._labels).inc()
+                self.sla.leave(id(message))
+                return
             await self._deliver(event, verdict, rows, turn)
             self._usage.judged(*self._labels, event.tenant, judgement)
 

@@ -21,6 +21,7 @@ from streams import asyncapi, logs, metrics, pipeline, settings, topics
 from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
+from streams.cli.erase import erase_command
 from streams.cli.eval import eval_command
 from streams.cli.leaderboard import leaderboard_command
 from streams.cli.lineage import lineage_command
@@ -50,6 +51,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
+app.command("erase")(erase_command)
 app.command("eval")(eval_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("lineage")(lineage_command)
