@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from inference.cost import Prices
 from inference.openai import EngineSettings
+from sinks import retention
 from sinks.clickhouse import StoreSettings
 from streams.errors import WorkerMisconfigured
 
@@ -44,6 +45,11 @@ def _events_address(value: str) -> str:
     to_file = url.scheme == "file" and not url.netloc and len(url.path) > 1
     if value and not ((to_server or to_file) and not url.query and not url.fragment):
         raise ValueError("must look like http://host:port or file:///folder/file")
+    return value
+
+
+def _retention(value: str) -> str:
+    retention.parse(value)
     return value
 
 
@@ -113,6 +119,12 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr = Field(default=SecretStr(""), description="password")
     clickhouse_database: str = Field(default="weir", pattern=r"^[A-Za-z_]\w*$", description="database")
     clickhouse_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
+
+    retention_days: Annotated[str, AfterValidator(_retention)] = Field(
+        default="",
+        description="days that tables keep their rows, source_rows=30,verdicts=400; `weir retention` applies it; "
+        "tables not named are left alone",
+    )
 
     openlineage_url: Annotated[str, AfterValidator(_events_address)] = Field(
         default="",

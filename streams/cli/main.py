@@ -26,6 +26,7 @@ from streams.cli.eval import eval_command
 from streams.cli.leaderboard import leaderboard_command
 from streams.cli.lineage import lineage_command
 from streams.cli.rerun import rerun_command
+from streams.cli.retention import retention_command
 from streams.cli.train_screen import train_screen_command
 from streams.errors import WorkerMisconfigured
 
@@ -56,6 +57,7 @@ app.command("eval")(eval_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("lineage")(lineage_command)
 app.command("rerun")(rerun_command)
+app.command("retention")(retention_command)
 app.command("train-screen")(train_screen_command)
 
 PipelinesOption = Annotated[
