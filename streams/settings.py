@@ -90,6 +90,7 @@ class Settings(BaseSettings):
         default="", description="root of the OpenAI-compatible server, http://host:8000"
     )
     engine_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
+    engine_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
     engine_model: str = Field(default="", description="model to use; default: the first that the server names")
     engine_dialect: Literal["", "vllm", "llamacpp", "openai", "votes"] = Field(
         default="", description="default: found out"
@@ -159,7 +160,7 @@ class Settings(BaseSettings):
             mistakes.append("WEIR_KAFKA_CERT_FILE and WEIR_KAFKA_KEY_FILE go together")
         if self.gpu_hour_usd and (self.price_input_usd or self.price_cached_usd or self.price_output_usd):
             mistakes.append("WEIR_GPU_HOUR_USD and WEIR_PRICE_*_USD: paid by the hour or by tokens, not both")
-        for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file"):
+        for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file", "engine_ca_file"):
             file = getattr(self, name)
             if file and not Path(file).is_file():
                 mistakes.append(f"{_PREFIX}{name.upper()}: there is no file {file}")
@@ -193,6 +194,7 @@ class Settings(BaseSettings):
             timeout=self.engine_timeout_seconds,
             attempts=self.engine_attempts,
             context_tokens=self.engine_context_tokens,
+            ca_file=self.engine_ca_file,
         )
 
     @property
