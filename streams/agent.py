@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.origin import origin_of
 from streams.publisher import Publisher
+from streams.redact import Redactor
 from streams.sla import StageSla, watched
 from streams.topics import dead_letters
 from streams.usage import UsageLedger
@@ -175,6 +177,19 @@ class Agent(ABC):
 class TextAgent(Agent):
     """The agent of a topic of texts."""
 
+    def __init__(
+        self,
+        pipeline: str,
+        stage: str,
+        reads: str,
+        services: Services,
+        sla_seconds: float | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
+        """redactor: takes from words what neither model nor store may have."""
+        super().__init__(pipeline, stage, reads, services, sla_seconds)
+        self._redactor = redactor
+
     @abstractmethod
     def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
         """What is to be done with a valid message. turn: to be ended when it is done.
@@ -184,7 +199,7 @@ class TextAgent(Agent):
 
     def _job(self, message: KafkaMessage) -> Coroutine[Any, Any, None]:
         try:
-            event = decode(message)
+            event = self._redacted(decode(message))
         except Exception as error:  # noqa: BLE001  no message may end the agent
             return self._dead_letter(message, dead_letter_of(error))
         if event.rerun is not None and event.rerun.stage != self.name:
@@ -194,6 +209,15 @@ class TextAgent(Agent):
             return _pass_over()
         self.sla.take(id(message), self._began(message, event).timestamp(), message.timestamp)
         return self._begin(message, event, self._turns.take(message.key))
+
+    def _redacted(self, event: Event) -> Event:
+        if self._redactor is None:
+            return event
+        counts: Counter[str] = Counter()
+        event = self._redactor.event(event, counts)
+        for kind, count in counts.items():
+            self._metrics.redacted.labels(*self._labels, kind).inc(count)
+        return event
 
     def _began(self, message: KafkaMessage, event: Event) -> datetime:
         """From when on the SLA counts for a message."""

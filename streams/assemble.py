@@ -28,6 +28,7 @@ from streams.identity import event_row_id, time_ms
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.pipeline import Pipeline, Stage, seconds_of
 from streams.records import DOCUMENTS, MESSAGE_TYPE, TextMessage
+from streams.redact import redactor_of
 from streams.verdicts import source_row
 from streams.window import Turn
 
@@ -70,7 +71,14 @@ class AssembleAgent(TextAgent):
         services: Services,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
+        super().__init__(
+            pipeline.name,
+            stage.name,
+            pipeline.reads(stage),
+            services,
+            pipeline.sla_seconds,
+            redactor_of(pipeline),
+        )
         assert stage.assemble is not None
         self._writes = stage.writes
         self._first = stage.assemble.first

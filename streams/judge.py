@@ -33,6 +33,7 @@ from streams.kafka import MAX_MESSAGE_BYTES
 from streams.origin import origin_of
 from streams.pipeline import Escalate, Pipeline, Stage, seconds_of
 from streams.recall import Recall
+from streams.redact import redactor_of
 from streams.reuse import Reuse, Reused, key_of
 from streams.topics import deferred
 from streams.verdicts import rows_of, verdict_from_store, verdict_of, verdict_row_id
@@ -72,7 +73,14 @@ class JudgeAgent(TextAgent):
         services: Services,
         cascade: "Cascade | None" = None,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
+        super().__init__(
+            pipeline.name,
+            stage.name,
+            pipeline.reads(stage),
+            services,
+            pipeline.sla_seconds,
+            redactor_of(pipeline),
+        )
         self.defers = pipeline.limits.defers
         self.deferred_window = Window(services.rows_in_flight)
         self._rows_in_flight = services.rows_in_flight

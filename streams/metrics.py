@@ -76,6 +76,12 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.redacted = Counter(
+            "weir_redactions_total",
+            "Addresses and numbers that were taken out of texts; kind is email, phone or card.",
+            (*_STAGE, "kind"),
+            registry=r,
+        )
         self.recalled = Counter(
             "weir_judgements_recalled_total",
             "Judgements found in the store after a restart and published without asking the model again.",

@@ -102,7 +102,8 @@ class ApacheKafka(ChildProcess):
         """Start a node on `data`, which is formatted the first time.
 
         jars: folder filled by `fetch`. data: folder for its topics, settings and log. port: None takes a free one.
-        timeout: seconds to become ready. entrance: a listener at `entrance_url` as well. Raises ProcessFailed, and FileNotFoundError without Java 17 or later.
+        timeout: seconds to become ready. entrance: a listener at `entrance_url` as well. Raises ProcessFailed, and
+        FileNotFoundError without Java 17 or later.
         """
         port = free_port() if port is None else port
         if tcp_open(port):  # otherwise the server found there would be taken for this one

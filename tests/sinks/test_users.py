@@ -1,4 +1,4 @@
-"""The users of a ClickHouse server may do what Weir does, and no more. chDB has no users: the grants are read, not run."""
+"""Users of a ClickHouse server may do what Weir does, and no more. chDB has no users: grants are read, not tried."""
 
 import re
 from collections import defaultdict
