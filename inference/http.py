@@ -1,9 +1,11 @@
 """HTTP with a model server: JSON in, JSON out, and what each failure means."""
 
 import logging
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import orjson
@@ -22,21 +24,35 @@ _ERROR_TEXT_CHARACTERS = 300
 class Http:
     """The connection to one server."""
 
-    def __init__(self, url: str, api_key: str, timeout: float) -> None:
-        """url: root of the server, with or without /v1. api_key: may be empty. timeout: seconds for one exchange."""
-        self.root = url.rstrip("/").removesuffix("/v1")
+    def __init__(self, url: str, api_key: str, timeout: float, ca_file: str = "") -> None:
+        """url: root of the server, with or without /v1. api_key: may be empty. timeout: seconds for one exchange.
+        ca_file: certificate authority for https; empty: the system's.
+        """
+        self._root = url.rstrip("/").removesuffix("/v1")
+        parts = urlsplit(self._root)
+        # In messages: a user and a password in the address are nobody's business.
+        self.root = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         self._api_key = api_key
         self._timeout = timeout
+        self._ca_file = ca_file
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
-        """Make ready to call. Must be called inside the event loop."""
+        """Make ready to call. Must be called inside the event loop. Raises EngineMisconfigured."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else {},
                 timeout=aiohttp.ClientTimeout(total=self._timeout, connect=10),
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls()),
             )
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        if not self._ca_file:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:
+            raise EngineMisconfigured(f"WEIR_ENGINE_CA_FILE: {self._ca_file} cannot be used: {error}") from error
 
     async def close(self) -> None:
         """Give connections back."""
@@ -72,7 +88,7 @@ class Http:
         data = None if body is None else orjson.dumps(body)
         headers = None if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.request(method, self.root + path, data=data, headers=headers) as response:
+            async with self._session.request(method, self._root + path, data=data, headers=headers) as response:
                 content = await response.read()
                 status = response.status
                 wait = retry_after.seconds(response.headers.get("Retry-After"), datetime.now(UTC))
@@ -84,6 +100,8 @@ class Http:
             ) from error
         if status == 200:
             return content
+        if self._api_key:  # some servers quote the key that they refuse
+            content = content.replace(self._api_key.encode(), b"***")
         message = f"engine {self.root}{path} answered {status}: {_error_text(content)}"
         if status in _BUSY_STATUS:
             raise EngineBusy(message, wait)

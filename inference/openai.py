@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -47,11 +47,12 @@ class EngineSettings:
     linger: seconds that a prompt may wait for others to share a request. timeout: seconds a request may take.
     context_tokens: 0 for what the server says. attempts: how often a prompt may fail while others are answered, from 1.
     backoff_seconds: before a prompt's second attempt, at most; doubles with each one. pause_seconds: before the first
-    probe of an engine that failed; doubles with each one.
+    probe of an engine that failed; doubles with each one. ca_file: certificate authority for https; empty: the
+    system's.
     """
 
     url: str
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
     model: str = ""
     dialect: str = ""
     prompts_in_flight: int = 1024
@@ -62,6 +63,7 @@ class EngineSettings:
     attempts: int = 5
     backoff_seconds: float = 0.2
     pause_seconds: float = 0.5
+    ca_file: str = ""
 
 
 class OpenAiEngine:
@@ -77,7 +79,7 @@ class OpenAiEngine:
         in flight, whenever that changes.
         """
         self._settings = settings
-        self._http = Http(settings.url, settings.api_key, settings.timeout)
+        self._http = Http(settings.url, settings.api_key, settings.timeout, settings.ca_file)
         self._on_limit = on_limit
         self._dialect: Dialect = DIALECTS["openai"]
         self._model = settings.model

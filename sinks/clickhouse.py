@@ -1,7 +1,7 @@
 """Connections to ClickHouse, or to anything that speaks its HTTP protocol."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,7 +36,7 @@ class StoreSettings:
 
     url: str
     user: str = "default"
-    password: str = ""
+    password: str = field(default="", repr=False)
     database: str = "weir"
     ca_file: str = ""
     timeout: float = 30.0

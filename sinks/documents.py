@@ -13,7 +13,7 @@ from sinks.session import Session
 
 # All versions: documents change seldom.
 _VERSIONS = """
-SELECT tenant, document, event_time, row_id, withdrawn, text
+SELECT tenant, document, event_time, row_id, withdrawn OR erased_at IS NOT NULL, text
 FROM documents_raw FINAL
 WHERE (document, tenant) IN {keys:Array(Tuple(String, String))}
 ORDER BY document, tenant, event_time, `offset`
@@ -21,7 +21,7 @@ ORDER BY document, tenant, event_time, `offset`
 
 
 class Document(NamedTuple):
-    """A version of a document. withdrawn: it says nothing any more. held_from: from when on it holds."""
+    """A version of a document. withdrawn: it says nothing any more, or was erased. held_from: from when on it holds."""
 
     row_id: int
     text: str

@@ -18,7 +18,7 @@ WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id IN {row
 """
 _WORDS = """
 SELECT row_id, source, event_id, thread, author, text, attributes, `offset` FROM source_rows_raw
-WHERE row_id IN {rows:Array(UInt128)} ORDER BY written_at DESC LIMIT 1 BY row_id
+WHERE row_id IN {rows:Array(UInt128)} AND erased_at IS NULL ORDER BY written_at DESC LIMIT 1 BY row_id
 """
 _CONTEXT = """
 SELECT DISTINCT child, parent FROM lineage_edges_raw WHERE child IN {rows:Array(UInt128)} AND kind = 'context'
@@ -49,7 +49,8 @@ class StoredMessage:
 
 
 def find(client: Client, pipeline: str, stage: str, rows: Sequence[int]) -> list[StoredMessage]:
-    """The messages of these verdicts of a stage, in their order. Those whose words the store has no more are left out.
+    """The messages of these verdicts of a stage, in their order. Those whose words the store has no more, or
+    were erased, are left out.
 
     rows: as many as a query takes. Raises clickhouse-connect's errors.
     """

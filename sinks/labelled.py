@@ -26,7 +26,7 @@ WHERE row_id IN {rows:Array(UInt128)} GROUP BY row_id
 """
 _TEXTS = """
 SELECT row_id, text FROM source_rows_raw
-WHERE row_id IN {rows:Array(UInt128)} ORDER BY written_at DESC LIMIT 1 BY row_id
+WHERE row_id IN {rows:Array(UInt128)} AND erased_at IS NULL ORDER BY written_at DESC LIMIT 1 BY row_id
 """
 _BANDS = f"""
 SELECT screen, {_BAND}, count(), countIf(confidence_source != 'screen') FROM verdicts_raw FINAL

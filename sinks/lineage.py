@@ -47,7 +47,7 @@ SELECT child, parent, kind FROM tree LIMIT {limit:UInt32}
 # stands in its table more than once comes more than once: to pick the last one here costs less than FINAL.
 _SOURCES = """
 SELECT row_id, 'source' AS kind, written_at AS at, formatRowNoNewline('JSONEachRow', topic, `partition`, `offset`,
-    source, event_id, event_time, broker_time, tenant, thread, author, lang, text, attributes) AS facts
+    source, event_id, event_time, broker_time, tenant, thread, author, lang, text, attributes, erased_at) AS facts
 FROM source_rows_raw WHERE row_id IN {source:Array(UInt128)}
 """
 _VERDICTS = """
@@ -59,7 +59,7 @@ FROM verdicts_raw WHERE row_id IN {verdict:Array(UInt128)}
 """
 _DOCUMENTS = """
 SELECT row_id, 'document' AS kind, written_at AS at, formatRowNoNewline('JSONEachRow', document,
-    event_time AS held_from, withdrawn, tenant, lang, topic, `partition`, `offset`) AS facts
+    event_time AS held_from, withdrawn, tenant, lang, topic, `partition`, `offset`, erased_at) AS facts
 FROM documents_raw WHERE row_id IN {document:Array(UInt128)}
 """
 _CALLS = """
@@ -73,7 +73,7 @@ SELECT toUInt128(0) AS row_id, 'prompt' AS kind, max(used_at) AS at,
 FROM prompts_raw GROUP BY prompt_hash
 """
 _QUERIES = {"source": _SOURCES, "verdict": _VERDICTS, "document": _DOCUMENTS, "call": _CALLS}
-_TIMES = ("event_time", "broker_time", "judged_at", "held_from", "started", "ended", "closed_at")
+_TIMES = ("event_time", "broker_time", "judged_at", "held_from", "started", "ended", "closed_at", "erased_at")
 _ALONE = {"max_threads": 1}  # a second thread takes longer to start than it saves
 _MADE_HERE = "/weir/"
 
@@ -86,8 +86,8 @@ class LineageNode:
     no stage has read yet; or `missing` where the store has an edge to it but no row. role: the kind of the edge to the
     node that it stands under, `input`, `document`, `reused` or `context`; empty for the row that was asked for. facts:
     columns of its table, and of a `source` also `what` it is (message, turn, transcript, exchange or claim) and the
-    stage that it is `made_by`. linked: its parents or its children. repeated: it is told in full elsewhere in the tree,
-    and here only named. cut: the tree has more edges than were read.
+    stage that it is `made_by`; `erased_at` where words were erased. linked: its parents or its children. repeated: it
+    is told in full elsewhere in the tree, and here only named. cut: the tree has more edges than were read.
     """
 
     row_id: str
@@ -229,6 +229,8 @@ def _look_up(client: Client, wanted: Mapping[str, Collection[int]]) -> _Facts:
 
 def _read(kind: str, columns: dict[str, Any], labels: Mapping[str, list[str]]) -> None:
     """Give values their types, and the scores of a verdict their names."""
+    if columns.get("erased_at", "") is None:
+        del columns["erased_at"]
     for name in columns.keys() & _TIMES:
         columns[name] = datetime.fromisoformat(columns[name]).replace(tzinfo=UTC)
     if kind == "verdict":

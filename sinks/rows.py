@@ -171,7 +171,10 @@ class EngineUsageRow(NamedTuple):
 
 
 class DocumentRow(NamedTuple):
-    """A version of a document. event_time: from when on it holds. withdrawn: from then on there is none."""
+    """A version of a document. event_time: from when on it holds. withdrawn: from then on there is none.
+
+    author: who wrote it; empty if the message did not say.
+    """
 
     tenant: str
     document: str
@@ -184,6 +187,7 @@ class DocumentRow(NamedTuple):
     offset: int
     text: str
     written_at: datetime
+    author: str = ""
 
 
 class TurnRow(NamedTuple):
@@ -331,6 +335,23 @@ class EvaluatedRow(NamedTuple):
     judged_at: datetime
 
 
+class ErasureRow(NamedTuple):
+    """An author whose messages up to a time are erased. digest: stands for the author; see `sinks.erasures`."""
+
+    digest: str
+    erased_at: datetime
+    written_at: datetime
+
+
+class ErasedRow(NamedTuple):
+    """A row that went with an erasure. kind: `own`, `made` for one that quoted an own one, or `verdict`."""
+
+    digest: str
+    row_id: int
+    kind: str
+    written_at: datetime
+
+
 AnyRow = (
     SourceRow
     | VerdictRow
@@ -345,10 +366,14 @@ AnyRow = (
     | ReviewRow
     | EvaluationRow
     | EvaluatedRow
+    | ErasureRow
+    | ErasedRow
 )
 
 # In the order in which they are written: a verdict that can be read can also be traced.
 TABLES: dict[type[AnyRow], str] = {
+    ErasureRow: "erasures_raw",
+    ErasedRow: "erased_rows_raw",
     PromptRow: "prompts_raw",
     CascadeFitRow: "cascade_fits_raw",
     EngineUsageRow: "engine_usage_raw",

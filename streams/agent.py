@@ -5,7 +5,8 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +18,13 @@ from sinks.judged import Judged
 from sinks.writer import Writer
 from streams import dlq
 from streams.decode import Event, KafkaMessage, decode, size_of
+from streams.erased import Erased
 from streams.errors import DeadLetter, Fate, WorkerMisconfigured, dead_letter_of, fate_of
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
 from streams.origin import origin_of
 from streams.publisher import Publisher
+from streams.redact import Redactor
 from streams.sla import StageSla, watched
 from streams.topics import dead_letters
 from streams.usage import UsageLedger
@@ -44,6 +47,7 @@ class Services:
     documents: Documents
     metrics: Metrics
     usage: UsageLedger
+    erased: Erased
     dead_letters: DeadLetterLimit
     rows_in_flight: int
     stop_worker: Callable[[Exception], None]
@@ -74,6 +78,7 @@ class Agent(ABC):
         self._publisher = services.publisher
         self._writer = services.writer
         self._metrics = services.metrics
+        self._erased = services.erased
         self._dead_letters = services.dead_letters
         self._stop_worker = services.stop_worker
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +115,9 @@ class Agent(ABC):
 
     def assigned(self, partitions: set[TP]) -> None:  # noqa: B027  most agents remember nothing of a partition
         """These partitions are this worker's, of all topics that it reads; others are not, or not any more."""
+
+    def forget(self, rows: Collection[int]) -> None:  # noqa: B027  most agents remember no words
+        """These rows were erased: keep nothing of their words in memory."""
 
     def cancel(self) -> None:
         """Give up the rows in flight. They stay unacknowledged."""
@@ -169,6 +177,19 @@ class Agent(ABC):
 class TextAgent(Agent):
     """The agent of a topic of texts."""
 
+    def __init__(
+        self,
+        pipeline: str,
+        stage: str,
+        reads: str,
+        services: Services,
+        sla_seconds: float | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
+        """redactor: takes from words what neither model nor store may have."""
+        super().__init__(pipeline, stage, reads, services, sla_seconds)
+        self._redactor = redactor
+
     @abstractmethod
     def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
         """What is to be done with a valid message. turn: to be ended when it is done.
@@ -178,13 +199,25 @@ class TextAgent(Agent):
 
     def _job(self, message: KafkaMessage) -> Coroutine[Any, Any, None]:
         try:
-            event = decode(message)
+            event = self._redacted(decode(message))
         except Exception as error:  # noqa: BLE001  no message may end the agent
             return self._dead_letter(message, dead_letter_of(error))
         if event.rerun is not None and event.rerun.stage != self.name:
             return _pass_over()
+        if self._erased.holds(event):
+            self._metrics.erased.labels(*self._labels).inc()
+            return _pass_over()
         self.sla.take(id(message), self._began(message, event).timestamp(), message.timestamp)
         return self._begin(message, event, self._turns.take(message.key))
+
+    def _redacted(self, event: Event) -> Event:
+        if self._redactor is None:
+            return event
+        counts: Counter[str] = Counter()
+        event = self._redactor.event(event, counts)
+        for kind, count in counts.items():
+            self._metrics.redacted.labels(*self._labels, kind).inc(count)
+        return event
 
     def _began(self, message: KafkaMessage, event: Event) -> datetime:
         """From when on the SLA counts for a message."""
@@ -192,4 +225,4 @@ class TextAgent(Agent):
 
 
 async def _pass_over() -> None:
-    """Another stage is to judge the message anew; this one has done so."""
+    """Another stage is to judge the message anew, and this one has done so; or the message was erased."""

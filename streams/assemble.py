@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,6 +28,7 @@ from streams.identity import event_row_id, time_ms
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.pipeline import Pipeline, Stage, seconds_of
 from streams.records import DOCUMENTS, MESSAGE_TYPE, TextMessage
+from streams.redact import redactor_of
 from streams.verdicts import source_row
 from streams.window import Turn
 
@@ -70,7 +71,14 @@ class AssembleAgent(TextAgent):
         services: Services,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
+        super().__init__(
+            pipeline.name,
+            stage.name,
+            pipeline.reads(stage),
+            services,
+            pipeline.sla_seconds,
+            redactor_of(pipeline),
+        )
         assert stage.assemble is not None
         self._writes = stage.writes
         self._first = stage.assemble.first
@@ -102,6 +110,13 @@ class AssembleAgent(TextAgent):
         self._coming.clear()
         for tp in self._mine:
             self._start(self._or_stop(self._take_over(tp)))
+
+    def forget(self, rows: Collection[int]) -> None:
+        """These turns were erased: calls that have one are asked for anew, when they are wanted."""
+        for key, held in [*self._held.items()]:
+            if not held.closing and any(row in rows for row in held.call.messages):
+                del self._held[key]
+                self._start(self._or_stop(self._go_on(key)))
 
     def _begin(self, message: KafkaMessage, event: Event, turn: Turn) -> Coroutine[Any, Any, None]:
         return self._settle(message, turn, self._enter(message, event))

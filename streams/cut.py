@@ -15,6 +15,7 @@ from streams.errors import DeadLetter, Reason
 from streams.identity import digest_of, event_row_id, row_of, time_ms
 from streams.pipeline import Cut, Pipeline, Stage
 from streams.records import MESSAGE_TYPE, TextMessage, TurnText
+from streams.redact import redactor_of
 from streams.verdicts import source_row
 from streams.window import Turn as Place
 
@@ -46,7 +47,14 @@ class CutAgent(TextAgent):
 
     def __init__(self, pipeline: Pipeline, stage: Stage, count: CountTokens, services: Services) -> None:
         """count: tokens of a text."""
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
+        super().__init__(
+            pipeline.name,
+            stage.name,
+            pipeline.reads(stage),
+            services,
+            pipeline.sla_seconds,
+            redactor_of(pipeline),
+        )
         assert stage.cut is not None
         self._writes = stage.writes
         self._cut = stage.cut

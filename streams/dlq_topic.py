@@ -53,7 +53,7 @@ class DeadLetterTopic:
             starts = await client.beginning_offsets(client.assignment())
             ends = await client.end_offsets(client.assignment())
             spans = {partition: (starts[partition], end) for partition, end in ends.items()}
-            async with aclosing(_scan(client, spans)) as records:
+            async with aclosing(scan(client, spans)) as records:
                 async for record in records:
                     fold.add(Position(record.partition, record.offset), record.headers, record.value)
         return Found(fold.entries(), fold.strangers)
@@ -68,7 +68,7 @@ class DeadLetterTopic:
             spans[partition] = (min(first, position.offset), max(end, position.offset + 1))
         async with (
             consumer(self._settings, self.name, from_start=True) as client,
-            aclosing(_scan(client, spans)) as records,
+            aclosing(scan(client, spans)) as records,
         ):
             async for record in records:
                 if Position(record.partition, record.offset) in wanted:
@@ -168,7 +168,7 @@ class DeadLetterTopic:
             raise WorkerMisconfigured(f"there is no topic {topic}; {hint}")
 
 
-async def _scan(
+async def scan(
     client: AIOKafkaConsumer, spans: Mapping[TopicPartition, tuple[int, int]]
 ) -> AsyncGenerator[Record, None]:
     """The records of these partitions from a first offset at least to one that is not included.

@@ -53,6 +53,7 @@ class DocumentsAgent(TextAgent):
                     offset=event.offset,
                     text=event.text,
                     written_at=datetime.now(UTC),
+                    author=event.author,
                 )
             ]
         )

@@ -1,6 +1,7 @@
 """What was said before in a thread, as far as this worker has seen it."""
 
 from collections import OrderedDict, deque
+from collections.abc import Collection
 
 from msgspec import Struct
 
@@ -29,6 +30,14 @@ class ThreadHistory:
         self._messages = messages
         self._characters = characters
         self._threads: OrderedDict[tuple[str, int, str], deque[Earlier]] = OrderedDict()
+
+    def forget(self, rows: Collection[int]) -> None:
+        """Messages with these row ids are no context any more."""
+        for thread in self._threads.values():
+            if any(entry.row_id in rows for entry in thread):
+                kept = [entry for entry in thread if entry.row_id not in rows]
+                thread.clear()
+                thread.extend(kept)
 
     def enter(self, event: Event) -> list[Earlier]:
         """Note the event, and return what came before it in its thread and partition, oldest first.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from streams.kafka import MAX_MESSAGE_BYTES
 from streams.origin import origin_of
 from streams.pipeline import Escalate, Pipeline, Stage, seconds_of
 from streams.recall import Recall
+from streams.redact import redactor_of
 from streams.reuse import Reuse, Reused, key_of
 from streams.topics import deferred
 from streams.verdicts import rows_of, verdict_from_store, verdict_of, verdict_row_id
@@ -72,7 +73,14 @@ class JudgeAgent(TextAgent):
         services: Services,
         cascade: "Cascade | None" = None,
     ) -> None:
-        super().__init__(pipeline.name, stage.name, pipeline.reads(stage), services, pipeline.sla_seconds)
+        super().__init__(
+            pipeline.name,
+            stage.name,
+            pipeline.reads(stage),
+            services,
+            pipeline.sla_seconds,
+            redactor_of(pipeline),
+        )
         self.defers = pipeline.limits.defers
         self.deferred_window = Window(services.rows_in_flight)
         self._rows_in_flight = services.rows_in_flight
@@ -147,6 +155,11 @@ class JudgeAgent(TextAgent):
         """Return when no row that waited is in flight."""
         await self.deferred_window.empty()
 
+    def forget(self, rows: Collection[int]) -> None:
+        """These rows were erased: their words are no context any more, and what was said of them is not reused."""
+        self._history.forget(rows)
+        self._reuse.forget(rows)
+
     def assigned(self, partitions: set[TP]) -> None:
         """These partitions come to this worker."""
         self._recall.assigned(tp for tp in partitions if tp.topic == self.reads)
@@ -200,6 +213,10 @@ class JudgeAgent(TextAgent):
             await self._publish(event, verdict_from_store(stored, event), turn)
         else:
             judgement, verdict, rows = await self._judge(message, event, earlier, row_id)
+            if self._erased.holds(event):  # while the model judged it
+                self._metrics.erased.labels(*self._labels).inc()
+                self.sla.leave(id(message))
+                return
             await self._deliver(event, verdict, rows, turn)
             self._usage.judged(*self._labels, event.tenant, judgement)
 

@@ -78,6 +78,18 @@ class Metrics:
             _STAGE,
             registry=r,
         )
+        self.erased = Counter(
+            "weir_messages_erased_total",
+            "Messages that came again after their author's words were erased; nothing was done with them.",
+            _STAGE,
+            registry=r,
+        )
+        self.redacted = Counter(
+            "weir_redactions_total",
+            "Addresses and numbers that were taken out of texts; kind is email, phone or card.",
+            (*_STAGE, "kind"),
+            registry=r,
+        )
         self.recalled = Counter(
             "weir_judgements_recalled_total",
             "Judgements found in the store after a restart and published without asking the model again.",

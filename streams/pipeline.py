@@ -41,6 +41,9 @@ PromptVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,40}$")]
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$", description="name of a Kafka topic")]
 
 
+Kind = Literal["email", "phone", "card"]
+
+
 class Context(Section):
     """How much of what was said before in its thread the model reads with a text."""
 
@@ -151,6 +154,14 @@ class Pipeline(Section):
     source: Topic
     sla: Duration = Field(description="from event time to verdict")
     limits: Limits = Limits()
+    redact: list[Kind] = Field(
+        default_factory=list,
+        description="what gives way to [email], [phone], [card] before a text goes to model, store and verdict",
+    )
+    phone_regions: list[str] = Field(
+        default_factory=list,
+        description="with redact of phone: countries, ISO 3166, whose numbers are known without +, such as US",
+    )
     documents: Documents | None = Field(default=None, description="where `check` finds the documents of its claims")
     stages: list[Stage] = Field(min_length=1)
 
@@ -166,6 +177,8 @@ class Pipeline(Section):
 
     @model_validator(mode="after")
     def _stages_differ(self) -> Self:
+        if self.phone_regions and "phone" not in self.redact:
+            raise ValueError("phone_regions: it goes with `phone` in redact")
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:

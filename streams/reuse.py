@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -55,6 +55,11 @@ class Reuse:
         if key is None or (found := self._known.get(key)) is None or found[0] <= self._clock() - self._window:
             return None
         return _reused(found[2], found[1], row_id)
+
+    def forget(self, rows: Collection[int]) -> None:
+        """Judgements made for verdicts with these row ids are not reused."""
+        for key in [key for key, (_, row_id, _) in self._known.items() if row_id in rows]:
+            del self._known[key]
 
     def _forget_old(self) -> None:
         while self._known and next(iter(self._known.values()))[0] <= self._clock() - self._window:

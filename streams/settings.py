@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from inference.cost import Prices
 from inference.openai import EngineSettings
+from sinks import retention
 from sinks.clickhouse import StoreSettings
 from streams.errors import WorkerMisconfigured
 
@@ -44,6 +45,11 @@ def _events_address(value: str) -> str:
     to_file = url.scheme == "file" and not url.netloc and len(url.path) > 1
     if value and not ((to_server or to_file) and not url.query and not url.fragment):
         raise ValueError("must look like http://host:port or file:///folder/file")
+    return value
+
+
+def _retention(value: str) -> str:
+    retention.parse(value)
     return value
 
 
@@ -84,6 +90,7 @@ class Settings(BaseSettings):
         default="", description="root of the OpenAI-compatible server, http://host:8000"
     )
     engine_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
+    engine_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
     engine_model: str = Field(default="", description="model to use; default: the first that the server names")
     engine_dialect: Literal["", "vllm", "llamacpp", "openai", "votes"] = Field(
         default="", description="default: found out"
@@ -113,6 +120,12 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr = Field(default=SecretStr(""), description="password")
     clickhouse_database: str = Field(default="weir", pattern=r"^[A-Za-z_]\w*$", description="database")
     clickhouse_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
+
+    retention_days: Annotated[str, AfterValidator(_retention)] = Field(
+        default="",
+        description="days that tables keep their rows, source_rows=30,verdicts=400; `weir retention` applies it; "
+        "tables not named are left alone",
+    )
 
     openlineage_url: Annotated[str, AfterValidator(_events_address)] = Field(
         default="",
@@ -147,7 +160,7 @@ class Settings(BaseSettings):
             mistakes.append("WEIR_KAFKA_CERT_FILE and WEIR_KAFKA_KEY_FILE go together")
         if self.gpu_hour_usd and (self.price_input_usd or self.price_cached_usd or self.price_output_usd):
             mistakes.append("WEIR_GPU_HOUR_USD and WEIR_PRICE_*_USD: paid by the hour or by tokens, not both")
-        for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file"):
+        for name in ("kafka_ca_file", "kafka_cert_file", "kafka_key_file", "clickhouse_ca_file", "engine_ca_file"):
             file = getattr(self, name)
             if file and not Path(file).is_file():
                 mistakes.append(f"{_PREFIX}{name.upper()}: there is no file {file}")
@@ -181,6 +194,7 @@ class Settings(BaseSettings):
             timeout=self.engine_timeout_seconds,
             attempts=self.engine_attempts,
             context_tokens=self.engine_context_tokens,
+            ca_file=self.engine_ca_file,
         )
 
     @property

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from inference.room import Room
 from sinks import clickhouse, migrate
 from sinks.calls import Calls
 from sinks.documents import Documents
+from sinks.erasures import ErasureLog
 from sinks.judged import Judged
 from sinks.reviews import Reviews
 from sinks.session import Session
@@ -37,6 +38,7 @@ from streams.consumer import App, Bytes, SafeConsumer
 from streams.cut import CutAgent
 from streams.deferred import DeferredReader
 from streams.documents import DocumentsAgent
+from streams.erased import Erased
 from streams.errors import Fate, WorkerMisconfigured, fate_of, is_transient
 from streams.health import Health
 from streams.judge import JudgeAgent
@@ -101,6 +103,7 @@ class Worker:
         self._documents = Documents(settings.store)
         self._calls = Calls(settings.store)
         self._reviews = Reviews(settings.store)
+        self._erasures = ErasureLog(settings.store)
         self._publisher = Publisher(settings)
         self._spend = Spend(settings.store)
         self._budgets = Budgets({pipeline.name: pipeline.limits for pipeline in pipelines}, self._spend, now)
@@ -126,10 +129,12 @@ class Worker:
             documents=self._documents,
             metrics=self._metrics,
             usage=self._usage,
+            erased=(erased := Erased(self._erasures, self._forget)),
             dead_letters=DeadLetterLimit(settings.dead_letter_share),
             rows_in_flight=settings.rows_in_flight,
             stop_worker=self._stop_for,
         )
+        self._erased = erased
         self._admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
         self._agents = [self._agent(pipeline, stage, services) for pipeline in pipelines for stage in pipeline.stages]
         self._web = WebServer(
@@ -219,7 +224,9 @@ class Worker:
         stack.push_async_callback(self._writer.close)
         stack.push_async_callback(self._usage.close)
         stack.callback(self._spend.close)
+        stack.callback(self._erasures.close)
         await self._budgets.look()
+        await self._erased.look()
         for lookup in (self._judged, self._documents, self._calls, self._reviews):
             lookup.start()
             stack.push_async_callback(lookup.close)
@@ -231,6 +238,7 @@ class Worker:
         stack.push_async_callback(self._end_beside)
         self._start_beside(self._usage.run())
         self._start_cascades(stack)
+        self._start_beside(self._erased.run())
         self._start_beside(self._backlog.run())
         self._start_beside(persist(self._deferred.run))
 
@@ -389,6 +397,10 @@ class Worker:
             for agent in self._agents:
                 agent.cancel()
             asyncio.get_running_loop().call_later(_HURRY_SECONDS, os._exit, 1)
+
+    def _forget(self, rows: Collection[int]) -> None:
+        for agent in self._agents:
+            agent.forget(rows)
 
     def _retried(self, reason: str) -> None:
         self._metrics.engine_retries.labels(reason).inc()

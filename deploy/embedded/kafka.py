@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.embedded.process import ChildProcess, ProcessFailed, free_port, tcp_open
@@ -73,25 +74,51 @@ class FetchFailed(RuntimeError):
     """Maven did not deliver the jars, or they are not the pinned ones; the message says which."""
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """A second listener of a node: TLS in both directions, and a login by SCRAM-SHA-512 or PLAIN.
+
+    identity: file of the node's private key (PKCS #8) and its certificates, PEM. authority: file of the certificate
+    authority of clients, PEM. user, password: of the one who may log in.
+    """
+
+    identity: Path
+    authority: Path
+    user: str
+    password: str
+
+
 class ApacheKafka(ChildProcess):
     """A single node on loopback, ready when the constructor returns. Its topics stay in its data folder."""
 
-    def __init__(self, jars: Path, data: Path, port: int | None = None, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        jars: Path,
+        data: Path,
+        port: int | None = None,
+        timeout: float = 60.0,
+        entrance: Entrance | None = None,
+    ) -> None:
         """Start a node on `data`, which is formatted the first time.
 
         jars: folder filled by `fetch`. data: folder for its topics, settings and log. port: None takes a free one.
-        timeout: seconds to become ready. Raises ProcessFailed, and FileNotFoundError without Java 17 or later.
+        timeout: seconds to become ready. entrance: a listener at `entrance_url` as well. Raises ProcessFailed, and
+        FileNotFoundError without Java 17 or later.
         """
         port = free_port() if port is None else port
         if tcp_open(port):  # otherwise the server found there would be taken for this one
             raise ProcessFailed(f"{NAME}: port {port} on loopback is in use")
         self.url = f"kafka://127.0.0.1:{port}"
+        entrance_port = free_port()
+        self.entrance_url = f"kafka://127.0.0.1:{entrance_port}" if entrance else ""
         data = data.resolve()
         topics = data / "topics"
         temporary = data / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         settings = data / "server.properties"
-        settings.write_text(_properties(port, topics))
+        listener = _entrance(entrance, entrance_port) if entrance else {}
+        settings.write_text(_properties(port, topics, listener))
+        user = ["--add-scram", f"SCRAM-SHA-512=[name={entrance.user},password={entrance.password}]"] if entrance else []
         java = [
             _required_java(),
             *_JVM_OPTIONS,
@@ -100,7 +127,7 @@ class ApacheKafka(ChildProcess):
             f"{jars.resolve()}/*",
         ]
         if not (topics / "meta.properties").exists():
-            _format(java, settings, data / "format.log", timeout)
+            _format(java, settings, data / "format.log", timeout, user)
         super().__init__(NAME, [*java, "kafka.Kafka", str(settings)], data / "broker.log")
         self.wait_ready(lambda: _serves(port), timeout)
 
@@ -238,13 +265,32 @@ def _publish(fresh: Path, target: Path) -> None:
             raise
 
 
-def _properties(port: int, topics: Path) -> str:
-    """The text of server.properties."""
+def _entrance(entrance: Entrance, port: int) -> dict[str, str]:
+    """Settings of a listener with TLS and a login."""
+    login = f'required user_{entrance.user}="{entrance.password}";'
+    of = "listener.name.sasl_ssl"
+    return {
+        "listeners": f"SASL_SSL://127.0.0.1:{port}",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+        f"{of}.scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        f"{of}.plain.sasl.jaas.config": f"org.apache.kafka.common.security.plain.PlainLoginModule {login}",
+        f"{of}.ssl.keystore.type": "PEM",
+        f"{of}.ssl.keystore.location": str(entrance.identity),
+        f"{of}.ssl.truststore.type": "PEM",
+        f"{of}.ssl.truststore.location": str(entrance.authority),
+        f"{of}.ssl.client.auth": "required",
+    }
+
+
+def _properties(port: int, topics: Path, more: dict[str, str]) -> str:
+    """The text of server.properties. more: settings beside those of every node; its listeners are added."""
     controller = port
     while controller == port:
         controller = free_port()
-    settings = _SETTINGS | {
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+    listeners = [f"PLAINTEXT://127.0.0.1:{port}", f"CONTROLLER://127.0.0.1:{controller}", more.get("listeners", "")]
+    settings = _SETTINGS | more
+    settings |= {
+        "listeners": ",".join(filter(None, listeners)),
         # Named here, and not in the log, so that a restart may take another port for the controller.
         "controller.quorum.voters": f"{_SETTINGS['node.id']}@127.0.0.1:{controller}",
         "log.dirs": json.dumps(str(topics))[1:-1],  # JSON escapes what a properties file wants escaped
@@ -252,9 +298,10 @@ def _properties(port: int, topics: Path) -> str:
     return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
-def _format(java: Sequence[str], settings: Path, log: Path, timeout: float) -> None:
+def _format(java: Sequence[str], settings: Path, log: Path, timeout: float, options: Sequence[str]) -> None:
     """Write the first records of the cluster; raises ProcessFailed."""
     argv = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", _CLUSTER_ID, "--config", str(settings)]
+    argv += options
     with ChildProcess(f"{NAME} format", argv, log) as tool:
         try:
             status = tool.wait(timeout)

@@ -387,7 +387,7 @@ def _journal_key(data: _Data, identity: Identity, settings_hash: str, *engine: s
 
 async def _version(settings: EngineSettings) -> str:
     """What the engine says of its version: vLLM's /version, llama.cpp's /props; empty for others."""
-    http = Http(settings.url, settings.api_key, _VERSION_SECONDS)
+    http = Http(settings.url, settings.api_key, _VERSION_SECONDS, settings.ca_file)
     http.open()
     try:
         for path, field in (("/version", "version"), ("/props", "build_info")):

@@ -94,6 +94,8 @@ def _label(node: LineageNode) -> str:
 
 def _title(node: LineageNode) -> str:
     facts = node.facts
+    if facts.get("erased_at"):
+        return f"{_name(node)}: [yellow]erased on {facts['erased_at']:%Y-%m-%d} by request[/]"
     if node.kind == "source":
         who = ", ".join(filter(None, [_name(node), inert(facts["author"])]))
         return f"{who}: “{_cut(facts['text'], _TEXT_CHARACTERS)}”"

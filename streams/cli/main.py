@@ -21,11 +21,13 @@ from streams import asyncapi, logs, metrics, pipeline, settings, topics
 from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
+from streams.cli.erase import erase_command
 from streams.cli.eval import eval_command
 from streams.cli.fit_cascade import fit_cascade_command
 from streams.cli.leaderboard import leaderboard_command
 from streams.cli.lineage import lineage_command
 from streams.cli.rerun import rerun_command
+from streams.cli.retention import retention_command
 from streams.cli.train_screen import train_screen_command
 from streams.errors import WorkerMisconfigured
 
@@ -51,11 +53,13 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
+app.command("erase")(erase_command)
 app.command("eval")(eval_command)
 app.command("fit-cascade")(fit_cascade_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("lineage")(lineage_command)
 app.command("rerun")(rerun_command)
+app.command("retention")(retention_command)
 app.command("train-screen")(train_screen_command)
 
 PipelinesOption = Annotated[

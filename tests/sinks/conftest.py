@@ -19,6 +19,8 @@ from sinks.rows import (
     CascadeFitRow,
     DocumentRow,
     EngineUsageRow,
+    ErasedRow,
+    ErasureRow,
     EvaluatedRow,
     EvaluationRow,
     InferenceCallRow,
@@ -321,6 +323,8 @@ _ROWS: dict[type[AnyRow], dict[str, Any]] = {
         "claims": "[]",
         "reason": "it is new",
     },
+    ErasureRow: {"digest": "d" * 64, "erased_at": NOW, "written_at": NOW},
+    ErasedRow: {"digest": "d" * 64, "row_id": ROW_ID, "kind": "own", "written_at": NOW},
     PromptRow: {
         "prompt_hash": "a1",
         "model": "m-1",

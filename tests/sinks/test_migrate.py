@@ -31,6 +31,8 @@ SORTED_BY = {
     "cascade_fits_raw": "pipeline, stage, screen, prompt_hash, model, goal, fitted_at",
     "evaluations_raw": "rows_hash, run",
     "evaluation_rows_raw": "run, row_key",
+    "erasures_raw": "digest",
+    "erased_rows_raw": "digest, row_id",
 }
 VERSIONED_BY = {
     "source_rows_raw": "written_at",
@@ -47,6 +49,8 @@ VERSIONED_BY = {
     "cascade_fits_raw": "fitted_at",
     "evaluations_raw": "evaluated_at",
     "evaluation_rows_raw": "judged_at",
+    "erasures_raw": "written_at",
+    "erased_rows_raw": "written_at",
 }
 # not by months: they are not for dropping
 KEPT = {
@@ -57,9 +61,11 @@ KEPT = {
     "evaluations_raw",
     "evaluation_rows_raw",
     "cascade_fits_raw",
+    "erasures_raw",
+    "erased_rows_raw",
 }
 COPIES = {"verdict_versions_raw": "verdicts_raw"}  # tables with the columns of another one
-VIEWED = SORTED_BY.keys() - {"turns_raw"} - COPIES.keys()
+VIEWED = SORTED_BY.keys() - {"turns_raw", "erased_rows_raw"} - COPIES.keys()
 VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions", "reviewed_verdicts"}
 
 NewDatabase = Callable[[], StoreSettings]

@@ -13,6 +13,7 @@ from inference.cost import Prices
 from inference.openai import EngineSettings, OpenAiEngine
 from sinks.clickhouse import StoreSettings
 from sinks.documents import Documents
+from sinks.erasures import ErasureLog
 from sinks.judged import Judged
 from sinks.spend import Spend
 from sinks.writer import Writer
@@ -21,6 +22,7 @@ from streams.admission import Admission
 from streams.agent import Agent, Services
 from streams.budgets import Budgets
 from streams.cascade import Cascade
+from streams.erased import Erased
 from streams.judge import JudgeAgent
 from streams.limit import DeadLetterLimit
 from streams.metrics import Metrics
@@ -161,6 +163,8 @@ async def share(
     for lookup in (judged, documents):
         lookup.start()
         stack.push_async_callback(lookup.close)
+    log = ErasureLog(store)
+    stack.callback(log.close)
     spend = Spend(store)
     stack.callback(spend.close)
     budgets = Budgets({pipeline.name: pipeline.limits}, spend, now)
@@ -172,6 +176,7 @@ async def share(
         documents=documents,
         metrics=metrics,
         usage=UsageLedger(PRICES, writer, budgets, metrics, "w-1", now),
+        erased=Erased(log),
         dead_letters=DeadLetterLimit(dead_letter_share),
         rows_in_flight=rows_in_flight,
         stop_worker=stopped_by.append,
