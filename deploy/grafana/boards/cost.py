@@ -4,7 +4,7 @@ from grafana_foundation_sdk.builders.dashboard import Row
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.boards.panels import bars, dashboard, graph, number, sheet, with_stages
-from deploy.grafana.boards.queries import SQL_STAGE, STAGE, Query, at_the_end, over_time, rows, series
+from deploy.grafana.boards.queries import SQL_STAGE, STAGE, Query, at_the_end, grown, over_time, rows, series
 
 MONEY = "currencyUSD"
 LIMITS = "limits.md"
@@ -68,8 +68,8 @@ def board(docs: str) -> Dashboard:
     board = board.with_panel(
         number(
             "Cached input tokens",
-            "Share of the input tokens that came from the engine's prefix cache, in the dashboard's time. Low with "
-            "long prompts: is prefix caching on?",
+            "Share of the input tokens that came from the engine's prefix cache, in the dashboard's time. Where it is "
+            "low with long prompts, prefix caching may be off.",
             "percentunit",
             [
                 at_the_end(
@@ -89,7 +89,7 @@ def board(docs: str) -> Dashboard:
             [
                 at_the_end(
                     "reused",
-                    f"sum(increase(weir_judgements_reused_total{{{STAGE}}}[$__range])) "
+                    f"{grown('weir_judgements_reused_total', '$__range')} "
                     f"/ sum(increase(weir_verdicts_total{{{STAGE}}}[$__range]))",
                 )
             ],
@@ -105,9 +105,9 @@ def board(docs: str) -> Dashboard:
             [
                 at_the_end(
                     "without the model",
-                    f"sum(increase(weir_rows_judged_by_prior_total{{{STAGE}}}[$__range])) or vector(0)",
+                    f"{grown('weir_rows_judged_by_prior_total', '$__range')} or vector(0)",
                 ),
-                at_the_end("deferred", f"sum(increase(weir_rows_deferred_total{{{STAGE}}}[$__range])) or vector(0)"),
+                at_the_end("deferred", f"{grown('weir_rows_deferred_total', '$__range')} or vector(0)"),
             ],
             [LIMITS, BUDGET],
         )
@@ -177,7 +177,7 @@ def board(docs: str) -> Dashboard:
     board = board.with_panel(
         graph(
             "Held back by limits",
-            "Rows that wait for a rate, and rows a second that were deferred or judged without the model.",
+            "Rows that wait for a rate, and rows of the interval that were deferred or judged without the model.",
             "short",
             [
                 over_time(
@@ -185,11 +185,11 @@ def board(docs: str) -> Dashboard:
                 ),
                 over_time(
                     "{{pipeline}} {{reason}}, no model",
-                    f"sum by (pipeline, reason) (rate(weir_rows_judged_by_prior_total{{{STAGE}}}[$__rate_interval]))",
+                    grown("weir_rows_judged_by_prior_total", "$__rate_interval", "pipeline, reason"),
                 ),
                 over_time(
                     "{{pipeline}} deferred",
-                    f"sum by (pipeline) (rate(weir_rows_deferred_total{{{STAGE}}}[$__rate_interval]))",
+                    grown("weir_rows_deferred_total", "$__rate_interval", "pipeline"),
                 ),
             ],
             [LIMITS, BUDGET],

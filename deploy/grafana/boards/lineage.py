@@ -147,7 +147,7 @@ ORDER BY judged_at"""
     board = board.with_panel(
         sheet(
             "Scores",
-            "Probability of each label.",
+            "Probability of each label, of the verdict or of those on these words.",
             [
                 rows(
                     f"""
@@ -155,7 +155,8 @@ ORDER BY judged_at"""
 SELECT row_uuid AS row, scored AS label, score
 FROM verdicts ARRAY JOIN mapKeys(scores) AS scored, mapValues(scores) AS score
 WHERE row_id IN (SELECT id FROM focus)
-ORDER BY score DESC"""
+    OR row_id IN (SELECT child FROM lineage_edges_raw WHERE parent IN (SELECT id FROM focus) AND kind = 'input')
+ORDER BY row, score DESC"""
                 )
             ],
             ["confidence.md"],

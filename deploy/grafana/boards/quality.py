@@ -4,10 +4,11 @@ from grafana_foundation_sdk.builders.dashboard import Row
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.boards.panels import dashboard, graph, number, sheet, with_stages
-from deploy.grafana.boards.queries import SQL_STAGE, STAGE, at_the_end, over_time, quantile, rows, series
+from deploy.grafana.boards.queries import SQL_STAGE, STAGE, at_the_end, grown, over_time, quantile, rows, series
 
 NAME = "{{pipeline}}/{{stage}}"
 DOUBT = "runbooks/cascade-in-doubt.md"
+_AGREES = f'{STAGE}, agrees="yes"'
 _TIME = "$__timeFilter_ms(event_time)"
 
 
@@ -26,8 +27,8 @@ def board(docs: str) -> Dashboard:
             [
                 at_the_end(
                     NAME,
-                    f'sum by (pipeline, stage) (increase(weir_reviews_total{{{STAGE}, agrees="yes"}}[$__range])) '
-                    f"/ sum by (pipeline, stage) (increase(weir_reviews_total{{{STAGE}}}[$__range]))",
+                    f"{grown('weir_reviews_total', '$__range', 'pipeline, stage', _AGREES)} "
+                    f"/ {grown('weir_reviews_total', '$__range', 'pipeline, stage')}",
                 )
             ],
             ["reviews.md"],
@@ -114,8 +115,7 @@ def board(docs: str) -> Dashboard:
             [
                 over_time(
                     f"{NAME} {{{{was}}}} to {{{{now}}}}",
-                    "sum by (pipeline, stage, was, now) "
-                    f"(increase(weir_corrections_total{{{STAGE}}}[$__rate_interval]))",
+                    grown("weir_corrections_total", "$__rate_interval", "pipeline, stage, was, now"),
                 )
             ],
             ["reviews.md"],
@@ -149,7 +149,8 @@ def board(docs: str) -> Dashboard:
                 ),
                 over_time(
                     f"{NAME} recalled",
-                    f"sum by (pipeline, stage) (rate(weir_judgements_recalled_total{{{STAGE}}}[$__rate_interval]))",
+                    f"sum by (pipeline, stage) (rate(weir_judgements_recalled_total{{{STAGE}}}[$__rate_interval])) or "
+                    f"0 * sum by (pipeline, stage) (weir_messages_received_total{{{STAGE}}})",
                 ),
             ],
             ["lineage.md", "reliability.md"],

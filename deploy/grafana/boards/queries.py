@@ -78,3 +78,14 @@ def quantiles(metric: str, by: str = "pipeline, stage") -> list[Query]:
 def quantile(metric: str, share: float, by: str = "pipeline, stage", labels: str = STAGE) -> str:
     """PromQL for a quantile of a histogram."""
     return f"histogram_quantile({share:g}, sum by ({by}, le) (rate({metric}_bucket{{{labels}}}[$__rate_interval])))"
+
+
+def grown(counter: str, window: str, by: str = "", labels: str = STAGE) -> str:
+    """PromQL for how much a counter grew, for one whose series begin with the first thing that they count.
+
+    `increase` does not see what made a series. One that was not there before the window counts in full.
+    """
+    series = f"{counter}{{{labels}}}"
+    return (
+        f"sum {f'by ({by}) ' if by else ''}(({series} unless {series} offset {window}) or increase({series}[{window}]))"
+    )

@@ -4,7 +4,7 @@ from grafana_foundation_sdk.builders.dashboard import Row
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deploy.grafana.boards.panels import GOOD_BAD, SHARE_WITHIN, dashboard, graph, number, with_stages
-from deploy.grafana.boards.queries import STAGE, at_the_end, over_time, quantile, quantiles
+from deploy.grafana.boards.queries import STAGE, at_the_end, grown, over_time, quantile, quantiles
 
 NAME = "{{pipeline}}/{{stage}}"
 BY = "by (pipeline, stage)"
@@ -50,7 +50,8 @@ def board(docs: str) -> Dashboard:
             [
                 at_the_end(
                     NAME,
-                    f"1 - {_rows('missed', '$__range', 'increase')} / {_rows('', '$__range', 'increase')} / 0.01",
+                    f"1 - {_rows('missed', '$__range', 'increase')} / {_rows('', '$__range', 'increase')} "
+                    "/ scalar(weir:sla_error_budget:ratio)",
                 )
             ],
             [BURN],
@@ -75,7 +76,7 @@ def board(docs: str) -> Dashboard:
             "Dead letters",
             "Messages that went to a dead-letter topic in the dashboard's time.",
             "short",
-            [at_the_end("dead letters", f"sum(increase(weir_dead_letters_total{{{STAGE}}}[$__range])) or vector(0)")],
+            [at_the_end("dead letters", f"{grown('weir_dead_letters_total', '$__range')} or vector(0)")],
             [LETTERS],
             GOOD_BAD,
             4,
@@ -239,8 +240,7 @@ def board(docs: str) -> Dashboard:
                 over_time(f"{NAME} open", f"sum {BY} (weir_calls_open{{{STAGE}}})"),
                 over_time(
                     f"{NAME} {{{{closed_by}}}}",
-                    "sum by (pipeline, stage, closed_by) "
-                    f"(increase(weir_calls_closed_total{{{STAGE}}}[$__rate_interval]))",
+                    grown("weir_calls_closed_total", "$__rate_interval", "pipeline, stage, closed_by"),
                 ),
             ],
             ["calls.md"],
@@ -256,8 +256,7 @@ def board(docs: str) -> Dashboard:
             [
                 over_time(
                     f"{NAME} {{{{reason}}}}",
-                    "sum by (pipeline, stage, reason) "
-                    f"(increase(weir_dead_letters_total{{{STAGE}}}[$__rate_interval]))",
+                    grown("weir_dead_letters_total", "$__rate_interval", "pipeline, stage, reason"),
                 )
             ],
             [LETTERS, "messages.md#a-dead-letter"],
