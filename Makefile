@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade
-.PHONY: bench-flywheel bench-quality load-calls docs lock clean
+.PHONY: bench-flywheel bench-quality load-calls docs dashboards lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -77,12 +77,16 @@ docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 	$(BIN)/weir schema metrics > docs/metrics.md
 	$(BIN)/weir schema settings > docs/settings.md
 
+dashboards: $(READY) ## Grafana's dashboards from their code: DOCS=https://where-your-docs-are/docs
+	$(PYTHON) -m deploy.grafana.boards $(if $(DOCS),--docs $(DOCS))
+
 lock: ## resolve requirements.lock anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra embedded --extra eval --extra screen --extra dev --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was made here
-	rm -rf $(VENV) .venv-vllm .kafka *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .kafka .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include deploy/kafka/kafka.mk
 include deploy/vllm/vllm.mk
+include deploy/tools/prometheus.mk

@@ -40,6 +40,7 @@ class Writer:
 
     A batch is written when it has `batch_rows` rows, or `linger` seconds after its first row. While the store is
     unavailable the batch is tried again, for ever; callers wait, and it is for them to stop bringing more.
+    rows_held: rows that were submitted and have no answer yet.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Writer:
         self._on_flush = on_flush
         self._waiting: list[_Submission] = []
         self._rows_waiting = 0
+        self.rows_held = 0
         self._arrived = asyncio.Event()
         self._full = asyncio.Event()
         self._session = Session(settings, "clickhouse-writer")
@@ -79,6 +81,7 @@ class Writer:
         submission = _Submission(rows)
         self._waiting.append(submission)
         self._rows_waiting += len(rows)
+        self.rows_held += len(rows)
         self._arrived.set()
         if self._rows_waiting >= self._batch_rows:
             self._full.set()
@@ -105,6 +108,8 @@ class Writer:
             except Exception as error:  # noqa: BLE001  the callers must not wait for ever for what can never be
                 for submission in batch:
                     _answer(submission, error)
+            finally:
+                self.rows_held -= sum(len(submission.rows) for submission in batch)
 
     async def _next_batch(self) -> list[_Submission]:
         await self._arrived.wait()

@@ -318,6 +318,11 @@ class Metrics:
         )
         self.parts = Counter("weir_parts_total", "Parts that texts were judged in; one for most.", _STAGE, registry=r)
         self.sink_rows = Counter("weir_sink_rows_total", "Rows that ClickHouse acknowledged.", registry=r)
+        self.sink_waiting = Gauge(
+            "weir_sink_rows_waiting",
+            "Rows that were given to the writer and that ClickHouse has not acknowledged.",
+            registry=r,
+        )
         self.sink_flush = Histogram(
             "weir_sink_flush_duration_seconds",
             "Time of one batch to ClickHouse.",

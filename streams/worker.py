@@ -99,6 +99,7 @@ class Worker:
         self._metrics.engine_in_flight.set_function(lambda: self._engine.in_flight)
         self._metrics.engine_waiting.set_function(lambda: self._engine.waiting)
         self._writer = Writer(settings.store, on_flush=self._flushed)
+        self._metrics.sink_waiting.set_function(lambda: self._writer.rows_held)
         self._judged = Judged(settings.store)
         self._documents = Documents(settings.store)
         self._calls = Calls(settings.store)

@@ -1,0 +1,1 @@
+"""Grafana's dashboards, and the code that they are made from."""
