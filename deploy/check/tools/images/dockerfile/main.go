@@ -31,9 +31,11 @@ func main() {
 	if err != nil {
 		fail(err)
 	}
+	source := llb.NewSourceMap(nil, name, "dockerfile", text)
+	source.Definition = &llb.Definition{}
 	results, err := dockerfile2llb.DockerfileLint(context.Background(), text, dockerfile2llb.ConvertOpt{
 		Config:       dockerui.Config{},
-		SourceMap:    llb.NewSourceMap(nil, name, "dockerfile", text),
+		SourceMap:    source,
 		MetaResolver: anyImage{},
 	})
 	if err != nil {
