@@ -80,9 +80,14 @@ docs: $(READY) ## generated pages: pipeline schema, AsyncAPI, metrics, settings
 dashboards: $(READY) ## Grafana's dashboards from their code: DOCS=https://where-your-docs-are/docs
 	$(PYTHON) -m deploy.grafana.boards $(if $(DOCS),--docs $(DOCS))
 
-lock: ## resolve requirements.lock anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra embedded --extra eval --extra screen --extra dev --output-file requirements.lock pyproject.toml
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+IMAGES := deploy/images
+
+lock: ## resolve requirements.lock anew, and what the container images take of it (needs uv)
+	$(LOCK) --extra embedded --extra eval --extra screen --extra dev --output-file requirements.lock pyproject.toml
+	$(LOCK) -c requirements.lock --extra screen --extra openlineage --output-file $(IMAGES)/worker.lock pyproject.toml
+	$(LOCK) -c requirements.lock --output-file $(IMAGES)/engine.lock $(IMAGES)/engine.in
+	$(LOCK) -c requirements.lock --output-file $(IMAGES)/build.lock $(IMAGES)/build.in
 
 clean: ## remove what was made here
 	rm -rf $(VENV) .venv-vllm .kafka .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

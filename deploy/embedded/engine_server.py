@@ -1,4 +1,4 @@
-"""llama.cpp's HTTP server in this process: `python -m deploy.embedded.engine_server --port P --slots N`."""
+"""llama.cpp's HTTP server in this process: `python -m deploy.embedded.engine_server --port P …`."""
 
 import argparse
 import importlib.util
@@ -24,6 +24,7 @@ def model_path() -> Path:
 def main() -> None:
     """Serve until SIGTERM."""
     options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     options.add_argument("--port", type=int, required=True)
     options.add_argument("--slots", type=int, required=True, help="prompts evaluated at once")
     options.add_argument("--context", type=int, required=True, help="tokens a prompt may have")
@@ -35,7 +36,7 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = str(model_path())
     params.model_alias = {NAME}
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = [chosen.host]
     params.ui = False
     params.cache_ram_mib = 0  # prompts share a prefix inside the slots; a second cache in RAM would only grow
     params.port = chosen.port

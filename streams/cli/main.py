@@ -17,7 +17,7 @@ from inference.errors import EngineMisconfigured, EngineUnavailable
 from inference.screen.errors import ScreenUnusable
 from sinks import migrate
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
-from streams import asyncapi, logs, metrics, pipeline, settings, topics
+from streams import asyncapi, logs, metrics, pipeline, settings, strimzi, topics
 from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
@@ -171,6 +171,18 @@ def topics_create(
     created = run_async(topics.create(chosen, wanted, partitions, replication))
     for topic in wanted:
         typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
+
+
+@topics_app.command("manifest")
+def topics_manifest(
+    pipelines: PipelinesOption,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of each topic.")] = 8,
+    replication: Annotated[int, typer.Option(min=1, help="Replicas of each partition.")] = 3,
+    cluster: Annotated[str, typer.Option(help="Name of the Kafka resource.")] = "weir",
+) -> None:
+    """Print the topics as KafkaTopic resources for Strimzi, instead of creating them."""
+    wanted = topics.topics_of(pipeline.load_all(pipelines), load_settings().reviews_topic)
+    typer.echo(strimzi.manifests(wanted, partitions, replication, cluster), nl=False)
 
 
 @app.command("migrate")
