@@ -1,5 +1,6 @@
 -- blocking: no
--- With these tables goes the knowledge of what was erased: older messages that are read again would be stored again.
+-- rewrites: source_rows_raw, documents_raw
+-- loses: what was erased when, so that older messages of erased authors are taken again where they are read again
 
 DROP VIEW IF EXISTS erasures;
 DROP TABLE IF EXISTS erased_rows_raw;
