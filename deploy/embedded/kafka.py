@@ -271,6 +271,7 @@ def _entrance(entrance: Entrance, port: int) -> dict[str, str]:
     of = "listener.name.sasl_ssl"
     return {
         "listeners": f"SASL_SSL://127.0.0.1:{port}",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL",
         "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
         f"{of}.scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
         f"{of}.plain.sasl.jaas.config": f"org.apache.kafka.common.security.plain.PlainLoginModule {login}",
