@@ -134,8 +134,10 @@ async def observed(folder: Path, prometheus: Path) -> AsyncIterator[Observed]:
         )
         service = Service(settings, folder)
         scraper = stack.enter_context(_prometheus(folder, prometheus, settings.web_port))
-        service.weir("migrate")
-        service.weir("topics", "create", "--pipelines", str(pipelines), "--partitions", "1")
+        await asyncio.gather(
+            asyncio.to_thread(service.weir, "migrate"),
+            asyncio.to_thread(service.weir, "topics", "create", "--pipelines", str(pipelines), "--partitions", "1"),
+        )
         started = grafana.now() - 60  # rollups are by the minute
         stack.enter_context(service.worker(pipelines))
         client = stack.enter_context(closing(connect(settings.store)))
