@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade
-.PHONY: load-calls docs dashboards lock clean
+.PHONY: bench-flywheel bench-quality load-calls docs dashboards lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -60,6 +60,13 @@ bench-screens: $(READY) ## candidates for the screen before the model, by langua
 bench-cascade: $(READY) ## how often the cascade's promise holds on real rows, and the calls that it saves
 	$(PYTHON) -m bench.cascade $(ARGS)
 	$(PYTHON) -m bench.cascade_http
+
+bench-flywheel: $(READY) ## screens that learn from what they make visible: calls saved and recall over rounds
+	$(PYTHON) -m bench.flywheel $(ARGS)
+
+bench-quality: $(READY) ## the shipped screen alone, and the embedded model on tickets of 77 intents
+	$(PYTHON) -m bench.quality $(ARGS)
+	$(PYTHON) -m bench.tickets
 
 load-calls: $(READY) ## a file of transcripts as turns through the review of calls: DATA=FILE ARGS="--kills 2"
 	@$(PYTHON) -m bench.calls $(DATA) $(ARGS)

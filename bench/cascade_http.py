@@ -1,8 +1,8 @@
 """The cascade on the real path: `moderate` asks the oracle over HTTP, and thresholds are fitted to what it decides.
 
-    python -m bench.cascade_http [--rows N] [--train N] [--json FILE]
+    python -m bench.cascade_http [--rows N] [--json FILE]
 
-For each community set a screen learns from one part, the operator judges N other rows through the ordinary engine
+Of each community set the operator judges N rows that the shipped screen has never seen through the ordinary engine
 client, thresholds are fitted to its decisions on one half of them and measured on the other, where only rows that the
 screen does not decide would have been asked about. The oracle answers with the annotators' votes; it is no model.
 """
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cascade import measure
-from bench.community import DATA, SETS, Scored, read, scored
+from bench.community import ABSENT, DATA, SETS, Scored, scored
 from bench.oracle import Oracle
 from inference import operators
 from inference.cascade.audit import Audit, Route
@@ -57,20 +57,19 @@ def route(found: Fit, risk: float) -> Route:
     return "flag" if found.flag_from is not None and risk >= found.flag_from else "ask"
 
 
-def run(language: str, url: str, train: int, count: int) -> list[dict[str, Any]]:
+def run(language: str, url: str, count: int) -> list[dict[str, Any]]:
     """What each goal gives for a set."""
-    rows = scored(language, train, rows=count)
-    found = read(language)
-    texts = [found[place]["text"] for place in rows.places]
+    rows = scored(language).take(slice(count))
     start = time.perf_counter()
-    model, said = asyncio.run(decisions(url, language, texts))
+    model, said = asyncio.run(decisions(url, language, rows.texts.tolist()))
     seconds = time.perf_counter() - start
-    flagged = np.array([decision != "allow" for decision in said])
-    half, results = count // 2, []
+    judged = Scored(rows.texts, rows.risk, np.array([decision != "allow" for decision in said]))
+    first, rest = judged.take(slice(len(rows) // 2)), judged.take(slice(len(rows) // 2, None))
+    results = []
     for goal in GOALS:
-        fitted = fit(rows.risk[:half], flagged[:half], goal)
-        measured = measure(fitted, Scored(rows.risk[half:], flagged[half:], rows.places[half:]))
-        pairs = zip(rows.risk[half:].tolist(), flagged[half:].tolist(), strict=True)
+        fitted = fit(first.risk, first.flagged, goal)
+        measured = measure(fitted, rest)
+        pairs = zip(rest.risk.tolist(), rest.flagged.tolist(), strict=True)
         audit = Audit.of([(route(fitted, risk), flag) for risk, flag in pairs], goal)
         results.append(
             {
@@ -78,9 +77,9 @@ def run(language: str, url: str, train: int, count: int) -> list[dict[str, Any]]
                 "model": model,
                 "recall_target": goal.recall,
                 "precision_target": goal.precision,
-                "rows": count,
-                "judged_per_second": round(count / seconds),
-                "agrees_with_labels": float(np.mean(flagged == rows.flagged)),
+                "rows": len(rows),
+                "judged_per_second": round(len(rows) / seconds),
+                "agrees_with_labels": float(np.mean(judged.flagged == rows.flagged)),
                 "recall": measured.recall,
                 "precision": measured.precision,
                 "saved": measured.saved,
@@ -96,14 +95,13 @@ def run(language: str, url: str, train: int, count: int) -> list[dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--train", type=int, default=10_000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not DATA.is_dir():
-        parser.exit(1, "the community sets are not beside this checkout (../shared/data): nothing to measure\n")
+        parser.exit(1, ABSENT)
     files = [DATA / name for name in SETS.values()]
     with tempfile.TemporaryDirectory() as folder, Oracle(Path(folder), files) as oracle:
-        results = [each for language in SETS for each in run(language, oracle.url, options.train, options.rows)]
+        results = [each for language in SETS for each in run(language, oracle.url, options.rows)]
     table = Table("set", "model", "recall from", "precision from", "recall", "precision", "calls saved", "like labels")
     for each in results:
         table.add_row(

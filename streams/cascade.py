@@ -9,6 +9,7 @@ was fitted when, and why it was opened, is in ClickHouse (`cascade_fits`), where
 
 import asyncio
 import logging
+import math
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -98,6 +99,7 @@ class Cascade:
             for looked in (False, True)
         }
         self._metrics.open.labels(*labels).set_function(lambda: self.open)
+        self._metrics.target.labels(*labels).set(settings.target)
 
     @property
     def open(self) -> bool:
@@ -149,7 +151,7 @@ class Cascade:
         self._since = until if len(rows) < MOST else rows[-1].judged_at
         if self.open and follows:
             self._sample += rows
-            if rows:  # the same sample would give the same answer
+            if rows and len(self._sample) >= self._settings.rows:  # the same sample would give the same answer
                 await self._fit(writer)
             return
         for row in rows:
@@ -194,6 +196,7 @@ class Cascade:
         self._since = row.fitted_at if row else _EPOCH
         self._audit = Audit(self._settings.goal)
         self._sample.clear()
+        self._show()
 
     def _show(self) -> None:
         m, labels = self._metrics, self._place
@@ -204,9 +207,9 @@ class Cascade:
             (m.saved, found.saved),
             (m.precision, found.precision),
         ):
-            if share is not None:
-                for bound, value in (("low", share.low), ("estimate", share.share), ("high", share.high)):
-                    gauge.labels(*labels, bound).set(value)
+            values = (share.low, share.share, share.high) if share is not None else (math.nan,) * 3
+            for bound, value in zip(("low", "estimate", "high"), values, strict=True):
+                gauge.labels(*labels, bound).set(value)
 
     async def close(self) -> None:
         """Give the thread back."""

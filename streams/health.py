@@ -13,7 +13,10 @@ _CHECK_TIMEOUT = 5.0
 
 
 class Health:
-    """Asks each dependency, at most once in two seconds however often it is asked itself."""
+    """Asks each dependency, at most once in two seconds however often it is asked itself.
+
+    consuming: whether rows are taken; not while the worker starts. stopped: why the consumer ended, until it runs anew.
+    """
 
     def __init__(self, checks: Mapping[str, Check], metrics: Metrics) -> None:
         """checks: name to a call that returns None, or in words what is wrong."""
@@ -22,6 +25,7 @@ class Health:
         self._answer: dict[str, str | None] = {}
         self._asked = 0.0
         self._lock = asyncio.Lock()
+        self.consuming = False
         self.stopped: str | None = None
 
     async def dependencies(self) -> dict[str, str | None]:

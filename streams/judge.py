@@ -250,7 +250,8 @@ class JudgeAgent(TextAgent):
             found = Reused(prior_judgement(self._settings, self._operator.identity), None)
         judgement = found.judgement
         if screened is not None and judgement.screening is None:
-            judgement = structs.replace(judgement, screening=screened.screening)
+            # Known of the same text, or by the prior: not what the screen would have said.
+            judgement = structs.replace(judgement, screening=structs.replace(screened.screening, tier="model"))
         own = len(event.context)
         context = [earlier[index - own] for index in judgement.context_read if index >= own]
         verdict = verdict_of(

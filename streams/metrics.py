@@ -34,25 +34,33 @@ class CascadeMetrics:
         )
         self.evidence = Gauge(
             "weir_cascade_doubt",
-            "Evidence against the promise for the screen, in rows; 10,000 opens the cascade.",
+            "Evidence against the promise for the screen, in rows, since the fit; 10,000 opens the cascade.",
+            _STAGE,
+            registry=registry,
+        )
+        self.target = Gauge(
+            "weir_cascade_target_ratio",
+            "Of what the model flags, the share that the screen is promised not to let pass.",
             _STAGE,
             registry=registry,
         )
         self.recall = Gauge(
             "weir_cascade_recall_ratio",
-            "Of what the model flags among audited rows, the share that the screen does not let pass, since the fit.",
+            "Of what the model flags among audited rows, the share that the screen does not let pass, since the fit; "
+            "bound is low, estimate or high, NaN for no such row.",
             (*_STAGE, "bound"),
             registry=registry,
         )
         self.saved = Gauge(
             "weir_cascade_saved_ratio",
-            "Of audited rows, the share that the screen would decide, since the fit.",
+            "Of audited rows, the share that the screen would decide, since the fit; NaN for no row.",
             (*_STAGE, "bound"),
             registry=registry,
         )
         self.precision = Gauge(
             "weir_cascade_precision_ratio",
-            "Of audited rows that the screen would flag by itself, the share that the model flags, since the fit.",
+            "Of audited rows that the screen would flag by itself, the share that the model flags, since the fit; NaN "
+            "for no such row.",
             (*_STAGE, "bound"),
             registry=registry,
         )

@@ -9,9 +9,10 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,10 +40,12 @@ from sinks.rows import (
     TABLES,
     AnyRow,
     CallRow,
+    CascadeFitRow,
     DocumentRow,
     InferenceCallRow,
     LineageEdgeRow,
     PromptRow,
+    ReviewRow,
     SourceRow,
     TurnRow,
     VerdictRow,
@@ -50,8 +53,10 @@ from sinks.rows import (
 from streams.documents import NAME as DOCUMENTS
 from streams.metrics import Metrics
 from streams.pipeline import Pipeline, Stage
-from streams.records import Escalation, TextMessage, Verdict
+from streams.records import Escalation, Review, TextMessage, Verdict
+from streams.reviews import PIPELINE, STAGE
 from streams.settings import Settings
+from streams.topics import topics_of
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +72,16 @@ _ASSEMBLE_ROWS = (SourceRow, TurnRow, LineageEdgeRow, CallRow)
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What runs: a stage, or the reading of documents.
+    """What runs: a stage, or the reading of documents or of reviews.
 
-    topics: topic that is written and the counter of its messages. reads_rows, writes_rows: tables.
+    topics: topic that is written, and how many messages were until now. reads_rows, writes_rows: tables.
     """
 
     pipeline: str
     stage: str
     about: str
     reads: str
-    topics: Mapping[str, Counter]
+    topics: Mapping[str, Callable[[], int]]
     reads_rows: Sequence[type[AnyRow]]
     writes_rows: Sequence[type[AnyRow]]
 
@@ -95,7 +100,8 @@ class RunEvents:
         self._namespace = settings.openlineage_namespace
         self._datasets = _Datasets(settings, pipelines)
         self._received = metrics.received
-        self._parts = [*_documents(pipelines), *(part for one in pipelines for part in _stages(one, metrics))]
+        stages = (part for one in pipelines for part in _stages(one, metrics))
+        self._parts = [*_documents(pipelines), *stages, *_reviews(settings.reviews_topic, pipelines, metrics)]
         self._runs: dict[str, UUID] = {}
         self._sender = _Sender(_transport(settings), close_seconds)
         set_producer(f"urn:weir:{version('weir')}")
@@ -150,7 +156,7 @@ class RunEvents:
         topic = self._datasets.topic(part.reads)
         read: dict[str, InputDatasetFacet] = {}
         if counted:
-            read["inputStatistics"] = statistics(rowCount=_count(self._received, part))
+            read["inputStatistics"] = statistics(rowCount=_count(self._received, [(part.pipeline, part.stage)]))
         tables = (InputDataset(**self._datasets.table(row)) for row in part.reads_rows)
         return [InputDataset(**topic, inputFacets=read), *tables]
 
@@ -159,9 +165,9 @@ class RunEvents:
         topics = [
             OutputDataset(
                 **self._datasets.topic(topic),
-                outputFacets={"outputStatistics": statistics(rowCount=_count(counter, part))} if counted else {},
+                outputFacets={"outputStatistics": statistics(rowCount=count())} if counted else {},
             )
-            for topic, counter in part.topics.items()
+            for topic, count in part.topics.items()
         ]
         return [*topics, *(OutputDataset(**self._datasets.table(row)) for row in part.writes_rows)]
 
@@ -174,7 +180,7 @@ class _Datasets:
         scheme = urlsplit(settings.clickhouse_url).scheme
         self._clickhouse = _address(settings.clickhouse_url, "clickhouse", _CLICKHOUSE_PORTS[scheme])
         self._database = settings.clickhouse_database
-        self._records: dict[str, type[BaseModel]] = {}
+        self._records: dict[str, type[BaseModel]] = {settings.reviews_topic: Review}
         for pipeline in pipelines:
             for stage in pipeline.stages:
                 self._records[stage.writes] = TextMessage if stage.judge is None else Verdict
@@ -240,12 +246,16 @@ def _stages(pipeline: Pipeline, metrics: Metrics) -> Iterable[_Part]:
     for stage in pipeline.stages:
         about = " ".join(filter(None, (pipeline.description, f"{stage.task}: {stage.about()}")))
         topics, rows = _written(stage, metrics)
+        counts = {topic: partial(_count, each, [(pipeline.name, stage.name)]) for topic, each in topics.items()}
         documents = [DocumentRow] if stage.judge is not None and pipeline.documents is not None else []
-        yield _Part(pipeline.name, stage.name, about, pipeline.reads(stage), topics, documents, rows)
+        fits = [CascadeFitRow] if stage.cascade is not None else []
+        yield _Part(
+            pipeline.name, stage.name, about, pipeline.reads(stage), counts, [*documents, *fits], [*rows, *fits]
+        )
 
 
 def _written(stage: Stage, metrics: Metrics) -> tuple[Mapping[str, Counter], Sequence[type[AnyRow]]]:
-    """The topics and tables that a stage writes."""
+    """The topics that a stage writes, each with what counts its messages, and the tables."""
     if stage.judge is not None:
         escalations = {stage.escalate.writes: metrics.escalated} if stage.escalate is not None else {}
         return {stage.writes: metrics.verdicts} | escalations, _JUDGE_ROWS
@@ -254,15 +264,28 @@ def _written(stage: Stage, metrics: Metrics) -> tuple[Mapping[str, Counter], Seq
     return {stage.writes: metrics.calls_closed}, _ASSEMBLE_ROWS
 
 
+def _reviews(topic: str, pipelines: Sequence[Pipeline], metrics: Metrics) -> Iterable[_Part]:
+    """One, if people's reviews are read. Each topic of verdicts has the corrections of its stages."""
+    if topic not in {each.name for each in topics_of(pipelines, topic)}:
+        return
+    stages: dict[str, list[tuple[str, str]]] = {}
+    for pipeline in pipelines:
+        for stage in pipeline.stages:
+            if stage.judge is not None:
+                stages.setdefault(stage.writes, []).append((pipeline.name, stage.name))
+    counts = {writes: partial(_count, metrics.reviews, places) for writes, places in stages.items()}
+    about = "Stores what people say of verdicts, and publishes it as corrections."
+    yield _Part(PIPELINE, STAGE, about, topic, counts, [VerdictRow, SourceRow], [ReviewRow])
+
+
 def _job_name(part: _Part) -> str:
     return f"{part.pipeline}.{part.stage}"
 
 
-def _count(counter: Counter, part: _Part) -> int:
-    """What a counter has of a stage."""
-    ours = {"pipeline": part.pipeline, "stage": part.stage}
+def _count(counter: Counter, stages: Sequence[tuple[str, str]]) -> int:
+    """What a counter has of these stages: names of pipeline and stage."""
     samples = (sample for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total"))
-    return int(sum(sample.value for sample in samples if ours.items() <= sample.labels.items()))
+    return int(sum(sample.value for sample in samples if (sample.labels["pipeline"], sample.labels["stage"]) in stages))
 
 
 def _field(name: str, kind: str | None, description: str | None = None) -> schema_dataset.SchemaDatasetFacetFields:

@@ -134,7 +134,8 @@ class Stage(Section):
     def about(self) -> str:
         """What it does, for people."""
         if self.judge is not None:
-            return self.judge.about()
+            screen = f"; screen {self.cascade.screen} before it" if self.cascade is not None else ""
+            return self.judge.about() + screen
         if self.cut is not None:
             return f"into {self.cut.into}, answers of {', '.join(self.cut.answers)}"
         assert self.assemble is not None

@@ -57,9 +57,10 @@ class WebServer:
 
     async def _ready(self, _: web.Request) -> web.Response:
         dependencies = await self._health.dependencies()
-        ready = self._health.stopped is None and not any(dependencies.values())
+        consuming = self._health.consuming and self._health.stopped is None
+        ready = consuming and not any(dependencies.values())
         states = {name: reason or "up" for name, reason in dependencies.items()}
-        return _json(200 if ready else 503, {"ready": ready, "dependencies": states})
+        return _json(200 if ready else 503, {"ready": ready, "consuming": consuming, "dependencies": states})
 
     async def _index(self, _: web.Request) -> web.Response:
         dependencies = await self._health.dependencies()

@@ -253,7 +253,7 @@ class Worker:
             try:
                 async with _running(app):
                     self._app = app
-                    self._health.stopped = None
+                    self._health.stopped, self._health.consuming = None, True
                     log.info("ready: %s", ", ".join(pipeline.name for pipeline in self._pipelines))
                     await self._first(asyncio.create_task(app.wait_until_stopped()), self._stopping.wait())
                     if self._stopping.is_set():

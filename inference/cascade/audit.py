@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from inference.cascade.binomial import Interval, clopper_pearson
+from inference.binomial import Interval, clopper_pearson
 from inference.cascade.drift import Detector
 from inference.cascade.guarantee import Goal
 

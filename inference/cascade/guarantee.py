@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from inference.cascade.binomial import lower_bound, most_failures, rows_needed, tail, tails
+from inference.binomial import lower_bound, most_failures, rows_needed, tail, tails
 from inference.cascade.rows import Flags, Scores, checked, halves
 
 METHOD = "fixed-sequence testing, exact binomial tails"

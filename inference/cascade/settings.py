@@ -33,6 +33,11 @@ class CascadeSettings(Section):
         description="share of what the screen flags by itself that the reference flags; default: it flags nothing",
     )
     confidence: Share = Field(default=0.95, description="how often such a promise is kept")
+    rows: int = Field(
+        default=2000,
+        ge=1,
+        description="model: so many rows it judges before thresholds are fitted to them; few make careful thresholds",
+    )
     audit: Share = Field(default=0.02, description="share of the rows that the model judges whatever the screen says")
     pass_below: Risk | None = Field(default=None, description="people: below this risk a row is let pass")
     flag_from: Risk | None = Field(default=None, description="people: from this risk on the screen flags a row")

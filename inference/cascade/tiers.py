@@ -18,7 +18,7 @@ from math import inf
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inference.cascade.binomial import lower_bound, most_failures, rows_needed, tail, tails
+from inference.binomial import lower_bound, most_failures, rows_needed, tail, tails
 from inference.cascade.guarantee import Claim, Goal, TooFewRows, between
 from inference.cascade.rows import Flags, Scores, checked, halves
 

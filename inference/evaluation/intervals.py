@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
+from inference.binomial import clopper_pearson
 from inference.evaluation.answers import Vector
 from inference.evaluation.statistics import Statistic, Weights, once
 
@@ -35,10 +35,8 @@ UNKNOWN = Measured(None)
 
 def share(true: int, rows: int) -> Measured:
     """A share of rows."""
-    if not rows:
-        return UNKNOWN
-    found = binomtest(true, rows).proportion_ci(CONFIDENCE, method="exact")
-    return Measured(true / rows, float(found.low), float(found.high), rows, "exact")
+    found = clopper_pearson(true, rows, CONFIDENCE)
+    return UNKNOWN if found is None else Measured(found.share, found.low, found.high, rows, "exact")
 
 
 def f1(hits: int, wrong: int) -> Measured:

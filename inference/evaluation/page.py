@@ -52,7 +52,7 @@ def page(
     reports = [subject.report for subject in subjects]
     metrics = list(reports[0].overall.metrics)
     shown = {
-        "Figures with 95% intervals": plots.figures(reports, metrics),
+        "Figures with 95% intervals": plots.figures(reports, {name: SHOWN[name] for name in metrics}),
         "Reliability": plots.reliability(reports),
     }
     if any(report.roc for report in reports):
@@ -61,7 +61,7 @@ def page(
     if compared:
         headline = next(name for name in ("auroc", "macro_f1") if name in metrics)
         for metric in (headline, "f1" if headline == "auroc" else "accuracy"):
-            shown[f"Paired differences: {SHOWN[metric]}"] = plots.differences(compared, metric)
+            shown[f"Paired differences: {SHOWN[metric]}"] = plots.differences(compared, metric, SHOWN[metric])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = figure
     environment.filters["image"] = _image

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from inference.evaluation.answers import Answers, Task, Vector, right
-from inference.evaluation.intervals import draws, interval
-from inference.evaluation.statistics import of_task, once
+from inference.evaluation.intervals import interval, resampled
+from inference.evaluation.statistics import lead, of_task, once
 
 SIGNIFICANT = 0.05
 
@@ -77,13 +77,11 @@ def _pair(task: Task, first: Answers, second: Answers) -> Comparison | None:
 def _differences(task: Task, a: Answers, b: Answers, p: float) -> dict[str, Difference]:
     """p: of McNemar's test."""
     ours, theirs, rows = of_task(task, a), of_task(task, b), len(a)
-    value = {name: float((ours[name](once(rows)) - theirs[name](once(rows)))[0]) for name in ours}
-    sampled: dict[str, list[Vector]] = {name: [] for name in ours}
-    for weights in draws(rows):
-        for name in ours:
-            sampled[name].append(ours[name](weights) - theirs[name](weights))
+    leads = {name: lead(ours[name], theirs[name]) for name in ours}
+    value = {name: float(each(once(rows))[0]) for name, each in leads.items()}
+    sampled = resampled(leads, rows)
     return {
-        name: _difference(each, np.concatenate(sampled[name]), p)
+        name: _difference(each, sampled[name], p)
         if not math.isnan(each)
         else Difference(math.nan, math.nan, math.nan, 1.0, 1.0)
         for name, each in value.items()

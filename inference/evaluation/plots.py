@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec
@@ -30,7 +30,7 @@ _STYLE: Any = {
         color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
     ),
 }
-_SQUARE = (4.2, 4.0)
+_SQUARE = (3.8, 3.6)  # three beside each other on the page
 _PANELS = 4  # side by side
 _NAME = 40  # characters of a name
 _GREY = "#888888"
@@ -92,17 +92,17 @@ def confusion(report: Report, labels: Sequence[str]) -> str:
 
 
 @_styled
-def figures(reports: Sequence[Report], metrics: Sequence[str]) -> str:
-    """Figures with their intervals, a panel for each metric."""
+def figures(reports: Sequence[Report], metrics: Mapping[str, str]) -> str:
+    """Figures with their intervals, a panel for each metric. metrics: name to title."""
     rows = -(-len(metrics) // _PANELS)
     figure, done = _figure((2.1 * _PANELS + 1.6, rows * (0.8 + 0.3 * len(reports))))
     panels = figure.subplots(rows, _PANELS, sharey=True, squeeze=False).ravel()
     for axes in panels[len(metrics) :]:
         axes.set_visible(False)
-    for axes, metric in zip(panels, metrics, strict=False):
+    for axes, (metric, title) in zip(panels, metrics.items(), strict=False):
         for place, report in enumerate(reports):
-            _whisker(axes, report.overall.metrics[metric], place)
-        axes.set_title(metric, fontsize=9)
+            _whisker(axes, report.overall.metrics[metric], place, f"C{place}")
+        axes.set_title(title, fontsize=9)
         axes.grid(axis="x", linewidth=0.4)
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(len(reports) - 0.4, -0.6)
@@ -111,9 +111,9 @@ def figures(reports: Sequence[Report], metrics: Sequence[str]) -> str:
 
 
 @_styled
-def differences(compared: Sequence[Comparison], metric: str) -> str:
+def differences(compared: Sequence[Comparison], metric: str, title: str) -> str:
     """Paired differences with their intervals; one that holds zero shows none."""
-    with _axes((6.4, 1.0 + 0.34 * len(compared))) as (axes, done):
+    with _axes((5.8, 1.0 + 0.34 * len(compared))) as (axes, done):
         axes.axvline(0, color=_GREY, linewidth=1, linestyle=":")
         for place, pair in enumerate(compared):
             found = pair.differences[metric]
@@ -121,7 +121,7 @@ def differences(compared: Sequence[Comparison], metric: str) -> str:
         names = [f"{_short(pair.first)} less {_short(pair.second)}" for pair in compared]
         axes.set_yticks(range(len(compared)), names)
         axes.set_ylim(len(compared) - 0.4, -0.6)
-        axes.set_xlabel(f"difference of {metric}")
+        axes.set_xlabel(f"difference of {title}")
         return done()
 
 
@@ -135,12 +135,12 @@ def _curves(curves: Sequence[tuple[str, Curve]], x: str, y: str, *, diagonal: bo
         return done()
 
 
-def _whisker(axes: Any, figure: Measured, place: int) -> None:
+def _whisker(axes: Any, figure: Measured, place: int, color: str = "C0") -> None:
     if figure.value is None or figure.low is None or figure.high is None or figure.value != figure.value:
         axes.text(0.5, place, "not defined", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=7)
         return
-    axes.plot([figure.low, figure.high], [place, place], color="C0", linewidth=1.5)
-    axes.plot([figure.value], [place], color="C0", marker="o", markersize=5)
+    axes.plot([figure.low, figure.high], [place, place], color=color, linewidth=1.5)
+    axes.plot([figure.value], [place], color=color, marker="o", markersize=5)
 
 
 def _square(axes: Any, x: str, y: str) -> None:

@@ -35,13 +35,14 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What the answers took. Seconds: p50, p95, p99 of a row's slowest prompt; engine_seconds of all rows. tokens: of
-    all rows, prompt and answer.
+    all rows, prompt and answer. asked: rows that took any; a screen decides the others.
     """
 
     seconds: tuple[float, float, float]
     engine_seconds: float
     cost_usd: float
     tokens: int
+    asked: int
 
     def cost_of_a_thousand(self, rows: int) -> float:
         """US dollars for a thousand rows like these."""
@@ -168,6 +169,7 @@ def _work(answers: Answers) -> Work:
         float(answers.engine_seconds.sum()),
         float(answers.cost_usd.sum()),
         int(answers.tokens.sum()),
+        int((answers.tokens > 0).sum()),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.evaluation.answers import Answers, Binary, Task, Vector, of_label, right, side
+from inference.evaluation.answers import Answers, Binary, Flags, Task, Vector, of_label, right, side
 
 Weights = NDArray[np.float32]
 Statistic = Callable[[Weights], Vector]
@@ -22,13 +22,13 @@ def once(rows: int) -> Weights:
 
 
 class Ranking:
-    """Areas under curves of a score."""
+    """Areas under curves of a score, which rows of the outcome should have more of."""
 
-    def __init__(self, asked: Binary) -> None:
-        order = np.argsort(-asked.score, kind="stable")
-        ranked = asked.score[order]
+    def __init__(self, score: Vector, outcome: Flags) -> None:
+        order = np.argsort(-score, kind="stable")
+        ranked = score[order]
         self._order = order
-        self._true = asked.outcome[order]
+        self._true = outcome[order]
         self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else order
 
     def auroc(self, weights: Weights) -> Vector:
@@ -56,9 +56,14 @@ class Ranking:
         return true, counted - true
 
 
+def lead(first: Statistic, second: Statistic) -> Statistic:
+    """First less second. Of the same resamples, so that its bootstrap is a paired one."""
+    return lambda weights: first(weights) - second(weights)
+
+
 def of_binary(asked: Binary) -> Mapping[str, Statistic]:
     """precision, recall, f1, auroc, auprc."""
-    hit, ranking = asked.chosen & asked.outcome, Ranking(asked)
+    hit, ranking = asked.chosen & asked.outcome, Ranking(asked.score, asked.outcome)
 
     def share(of: NDArray[np.bool_], among: Vector | NDArray[np.bool_]) -> Statistic:
         return lambda weights: _divided(_sum(weights, of), _sum(weights, among))

@@ -60,18 +60,8 @@ class Classify(LabelOperator):
         total = sum(weights)
         scores = {label: weight / total for label, weight in zip(self._scorer.labels, weights, strict=True)}
         label = max(scores, key=scores.__getitem__)
-        return Judgement(
-            decision="accept" if scores[label] >= self._settings.review_below else "review",
-            label=label,
-            scores=scores,
-            confidence=scores[label],
-            model=self.identity.model,
-            prompt_hash=self.identity.prompt_hash,
-            calls=scored.calls,
-            parts=len(parts),
-            context_read=scored.context_read,
-            confidence_source=scored.source,
-        )
+        decision = "accept" if scores[label] >= self._settings.review_below else "review"
+        return self._judgement(scored, decision, label, scores, scores[label])
 
 
 def _log(probability: float) -> float:

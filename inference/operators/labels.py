@@ -1,6 +1,7 @@
 """What `moderate`, `classify` and `check` share: one prompt, one token, a calibrated probability for each label."""
 
 import asyncio
+import itertools
 import logging
 import string
 from collections.abc import Awaitable, Mapping, Sequence
@@ -13,7 +14,7 @@ from inference.calibration import Calibration, CalibrationSettings
 from inference.cost import Prices
 from inference.engine import Caller, Completion, ConfidenceSource, Engine, LabelToken, Score
 from inference.errors import EngineMisconfigured, PromptRejected
-from inference.judgement import Call, Identity, Passage
+from inference.judgement import Call, Identity, Judgement, Passage
 from inference.operators.asking import few_at_once, preparing
 from inference.prompt import Example, LabelPrompt
 from inference.room import Room, chosen
@@ -26,7 +27,8 @@ Instruction = Annotated[str, Field(min_length=1, description="what the model is 
 LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="lower case, for topics and metrics")]
 
 _ANSWER_TOKENS = 1
-_MAX_LABELS = len(string.ascii_uppercase)  # each label can fall back to a letter, and vLLM returns up to 128 tokens
+_MAX_LABELS = 128  # vLLM returns no more tokens
+_PAIRS = ["".join(pair) for pair in itertools.product(string.ascii_uppercase, repeat=2)]
 
 
 class LabelSettings(Section):
@@ -180,6 +182,23 @@ class LabelOperator:
         """As `LabelScorer.prepare`."""
         await self._scorer.prepare()
 
+    def _judgement(
+        self, scored: Scored, decision: str, label: str, scores: Mapping[str, float], confidence: float
+    ) -> Judgement:
+        """What was decided, with what it took."""
+        return Judgement(
+            decision=decision,
+            label=label,
+            scores=scores,
+            confidence=confidence,
+            model=self.identity.model,
+            prompt_hash=self.identity.prompt_hash,
+            calls=scored.calls,
+            parts=len(scored.probabilities),
+            context_read=scored.context_read,
+            confidence_source=scored.source,
+        )
+
 
 def call_of(answer: Score | Completion, prices: Prices) -> Call:
     """What an answer of the engine took."""
@@ -198,12 +217,28 @@ async def label_token(engine: Engine, text: str) -> LabelToken:
 async def single_token_words(engine: Engine, words: Mapping[str, str]) -> Mapping[str, str]:
     """The labels' own words if each is a single token of its own for this model, otherwise letters.
 
-    For an engine without tokenizer each word is taken for one token.
+    More labels than there are letters get pairs of letters that are a single token. For an engine without tokenizer
+    each word is taken for one token. Raises EngineMisconfigured if the model has too few such pairs.
     """
     tokens = [await engine.tokenize(f" {word}") for word in words.values()]
     ids = {(word,) if t is None else tuple(t) for word, t in zip(words.values(), tokens, strict=True)}
     if all(len(i) == 1 for i in ids) and len(ids) == len(words):
         return words
-    letters = dict(zip(words, string.ascii_uppercase, strict=False))
     log.info("%s cannot answer %s with one token each; using letters", engine.model, "/".join(words.values()))
-    return letters
+    if len(words) <= len(string.ascii_uppercase):
+        return dict(zip(words, string.ascii_uppercase, strict=False))
+    pairs = await _single_token_pairs(engine, len(words))
+    return dict(zip(words, pairs, strict=True))
+
+
+async def _single_token_pairs(engine: Engine, count: int) -> list[str]:
+    found: list[str] = []
+    for pair in _PAIRS:
+        tokens = await engine.tokenize(f" {pair}")
+        if tokens is None or len(tokens) == 1:
+            found.append(pair)
+        if len(found) == count:
+            return found
+    raise EngineMisconfigured(
+        f"{engine.model} writes only {len(found)} pairs of letters with one token; {count} labels are too many for it"
+    )

@@ -88,22 +88,11 @@ class Moderate(LabelOperator):
     async def judge(self, passage: Passage) -> Judgement:
         """Judge one passage. Raises PromptRejected, AttemptsExhausted, EngineMisconfigured."""
         scored = await self._scorer.score(passage)
-        parts = scored.probabilities
         allowed = self._settings.allowed.name
-        scores = dict(zip(self._scorer.labels, _worst(parts), strict=True))
+        scores = dict(zip(self._scorer.labels, _worst(scored.probabilities), strict=True))
         decision = self._decide(scores)
-        return Judgement(
-            decision=decision,
-            label=max(scores, key=scores.__getitem__),
-            scores=scores,
-            confidence=scores[allowed] if decision == "allow" else 1 - scores[allowed],
-            model=self.identity.model,
-            prompt_hash=self.identity.prompt_hash,
-            calls=scored.calls,
-            parts=len(parts),
-            context_read=scored.context_read,
-            confidence_source=scored.source,
-        )
+        confidence = scores[allowed] if decision == "allow" else 1 - scores[allowed]
+        return self._judgement(scored, decision, max(scores, key=scores.__getitem__), scores, confidence)
 
     def _decide(self, scores: Mapping[str, float]) -> str:
         """Doubt about which rule is broken is no doubt that one is, so the stage's thresholds are for all together."""

@@ -28,7 +28,7 @@ class Example:
     """A labelled text.
 
     flagged: 1 or 0, or the share of votes to flag it. weight: for how many texts it counts. language, label: of which
-    figures are told apart; empty where unknown.
+    figures are told apart; empty where unknown, and then the text teaches nothing about categories.
     """
 
     text: str
@@ -77,7 +77,7 @@ def fit(
 
     Logistic regression, calibrated by another one of its evidence (Platt 1999), which the weights take up. A share of
     votes counts as that much of a flagged text and the rest of one that is not. The categories of the card are labels
-    of the examples, each told from all others.
+    of the examples, each told from all others that have a label.
 
     Raises TooFewRows.
     """
@@ -86,10 +86,13 @@ def fit(
     rows, calibration = (_rows(card.features, part) for part in (parts.fit, parts.calibration))
     weights, biases = [], []
     for category in (None, *card.categories):
-        model = _regression(rows, _shares(parts.fit, category), _weights(parts.fit), strength, card.seed)
+        learned, checked = _telling(parts.fit, category), _telling(parts.calibration, category)
+        shares, counts = _shares(parts.fit, category)[learned], _weights(parts.fit)[learned]
+        model = _regression(rows[learned], shares, counts, strength, card.seed)
         coefficients, intercept = model.coef_[0], float(model.intercept_[0])
-        evidence = calibration @ coefficients + intercept
-        slope, shift = _platt(evidence, _shares(parts.calibration, category), _weights(parts.calibration))
+        evidence = calibration[checked] @ coefficients + intercept
+        shares, counts = _shares(parts.calibration, category)[checked], _weights(parts.calibration)[checked]
+        slope, shift = _platt(evidence, shares, counts)
         weights.append(coefficients * slope)
         biases.append(intercept * slope + shift)
     told = card.model_copy(update={"rows": len(parts.fit) + len(parts.calibration), "split": SPLIT})
@@ -115,6 +118,11 @@ def _rows(features: Features, examples: Sequence[Example]) -> csr_matrix:
     return diags(1 / norms).astype(np.float32) @ counts
 
 
+def _telling(examples: Sequence[Example], category: str | None) -> NDArray[np.intp]:
+    """Which examples say something of a category; of whether texts are to be flagged all do."""
+    return np.flatnonzero([category is None or example.label != "" for example in examples])
+
+
 def _shares(examples: Sequence[Example], category: str | None) -> Vector:
     if category is None:
         return np.array([example.flagged for example in examples])
@@ -138,7 +146,7 @@ def _regression(
 
 def _platt(evidence: Vector, shares: Vector, weights: Vector) -> tuple[float, float]:
     """Slope and shift that make probabilities of evidence, with next to no regularisation."""
-    if not 0 < shares.mean() < 1:
+    if not len(shares) or not 0 < shares.mean() < 1:
         return 1.0, 0.0
     model = _regression(evidence[:, None], shares, weights, 1e4, 0)
     slope = float(model.coef_[0, 0])

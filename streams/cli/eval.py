@@ -17,7 +17,6 @@ import orjson
 import typer
 
 from inference import operators
-from inference.cost import Prices
 from inference.errors import EngineBusy, EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.http import Http
 from inference.judgement import Identity
@@ -25,7 +24,7 @@ from inference.openai import EngineSettings, OpenAiEngine
 from sinks import evaluations, migrate
 from sinks.clickhouse import StoreSettings
 from sinks.rows import EvaluatedRow, EvaluationRow
-from streams import pipeline
+from streams import pipeline, settings
 from streams.cli import eval_report, labelled
 from streams.cli.common import ask_store, load_settings, run_async
 from streams.cli.evaluated import OPERATORS, evaluated, names_told_apart, rows_hash, task_of, task_of_run
@@ -37,6 +36,8 @@ from streams.errors import WorkerMisconfigured
 
 if TYPE_CHECKING:
     from inference.evaluation.answers import Task
+
+Run = tuple[EvaluationRow, list[EvaluatedRow]]
 
 _JOURNALS = Path(".weir-eval")
 _VERSION_SECONDS = 5.0
@@ -135,6 +136,7 @@ def eval_command(
     runs = [_run(each, task, chosen, options, journals, fresh=fresh) for each in asked]
     if not any(rows for _, rows in runs):
         raise WorkerMisconfigured("the engine gave up every row; its log says why")
+    runs += _screened(asked, runs, chosen, task)
     found = eval_report.measure(task, [*runs, *earlier], _texts(chosen.rows))
     if stored_at and store is not False:
         for (run, rows), report in zip(runs, found.reports, strict=False):
@@ -307,6 +309,23 @@ def _run(
     ), rows
 
 
+def _screened(asked: Sequence[_Asked], runs: Sequence[Run], data: _Data, task: "Task") -> list[Run]:
+    """What screens of the stages make of the same rows; a screen by itself once, however many models there are."""
+    if not any(each.stage.cascade for each in asked):
+        return []
+    try:
+        from streams.cli.screened import screened
+    except ModuleNotFoundError as error:
+        raise WorkerMisconfigured(
+            f"a stage with a screen needs the extra `screen`: pip install 'weir[screen]' ({error})"
+        ) from error
+    found: dict[tuple[str, str], Run] = {}
+    for each, run in zip(asked, runs, strict=True):
+        if each.stage.cascade is not None:
+            found |= {(r.name, r.settings_hash): (r, rows) for r, rows in screened(each.stage, run, data.rows, task)}
+    return list(found.values())
+
+
 async def _judge(
     asked: _Asked,
     engine_settings: EngineSettings,
@@ -318,7 +337,7 @@ async def _judge(
     fresh: bool,
 ) -> tuple[dict[str, JudgedRow], Identity, str]:
     """Judged rows by key, what judged them, and the version of the engine."""
-    prices: Prices = load_settings().prices
+    prices = settings.load(()).prices
     version = await _version(engine_settings)
     engine = OpenAiEngine(engine_settings)
     try:

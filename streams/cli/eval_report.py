@@ -135,6 +135,8 @@ def _overall(found: Found) -> Table:
         for metric in found.reports[0].overall.metrics
     }
     rows["rows"] = [f"{report.overall.rows:,}" for report in found.reports]
+    if any(report.work.asked < report.overall.rows for report in found.reports):
+        rows["calls saved"] = [f"{1 - r.work.asked / max(1, r.overall.rows):.0%}" for r in found.reports]
     rows["p50, p95 of a prompt"] = [f"{r.work.seconds[0]:,.2f}, {r.work.seconds[1]:,.2f} s" for r in found.reports]
     rows["rows an engine second"] = [
         f"{r.overall.rows / r.work.engine_seconds:,.1f}" if r.work.engine_seconds else "–" for r in found.reports
@@ -216,10 +218,19 @@ def page_of(about: About, found: Found) -> str:
     facts = {"data": str(about.file), "SHA-256": about.sha256, "rows": f"{about.rows:,} (seed {about.seed})"}
     facts |= {f"left out: {why}": rows_told(numbers) for why, numbers in about.left_out.items()}
     subjects = [
-        Subject(report, {name: str(value) for name, value in _identity(run).items() if value not in ("", 0)}, mistakes)
+        Subject(report, _facts(run), mistakes)
         for run, report, mistakes in zip(found.runs, found.reports, found.mistakes, strict=True)
     ]
     return page(f"Evaluation on {about.file.name}", found.task, facts, subjects, found.compared)
+
+
+def _facts(run: EvaluationRow) -> dict[str, str]:
+    """What a run is of, for people."""
+    return {
+        name.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in _identity(run).items()
+        if value not in ("", 0)
+    }
 
 
 def as_dict(about: About, found: Found) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,20 +80,19 @@ async def judge_each(
     """
     turn = asyncio.Semaphore(at_once)
     columns = (bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), bars.MofNCompleteColumn())
-    shown = bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    shown = bars.Progress(*columns, bars.TimeRemainingColumn(), console=console, transient=True, disable=quiet)
     with shown as progress:
         task = progress.add_task(title, total=done + len(rows), completed=done)
 
         async def one(row: Row) -> Judgement | None:
             async with turn:
-                try:
+                judgement = None
+                with suppress(PromptRejected, AttemptsExhausted):
                     judgement = await operator.judge(row.passage)
-                except (PromptRejected, AttemptsExhausted):
-                    return None
-                else:
                     told(row, judgement)
-                    return judgement
-                finally:
-                    progress.advance(task)
+                progress.advance(task)
+                return judgement
 
         return list(await asyncio.gather(*map(one, rows)))

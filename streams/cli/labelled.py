@@ -157,10 +157,10 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    """A label, a language or an id as text: data has numbers and truth values as well."""
+    """A label, a language or an id as text: data has numbers, shares of votes and truth values as well."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int) else _text(value)
+    return str(value) if isinstance(value, int | float) else _text(value)
 
 
 def _passage(text: str, thread: object, document: str, threads: dict[str, deque[str]], context: Context) -> Passage:

@@ -116,30 +116,28 @@ def _show(board: Board, metric: str) -> None:
     by_name = {run.name: run for run in runs}
     first = runs[0]
     title = f"{inert(first.dataset)}, {first.rows:,} rows ({first.rows_hash[:12]})"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rank", no_wrap=True)
     table.add_column("subject")
     table.add_column(SHOWN[metric], justify="right", no_wrap=True)
-    table.add_column("no different from")
-    table.add_column("p50 of a prompt,\nUSD a 1,000 rows", justify="right", no_wrap=True)
-    table.add_column("run", no_wrap=True)
+    table.add_column("ties with", max_width=10)
+    table.add_column("p50,\nUSD a 1,000", justify="right", no_wrap=True)
     for rank in ranked:
         run, report = by_name[rank.name], reports[rank.name]
         prompt = f"{run.prompt_version} {run.prompt_hash[:8]}".strip()
-        about = inert(f"{run.pipeline} {run.pipeline_version}, {prompt}")
+        about = f"{inert(f'{run.pipeline} {run.pipeline_version}')}\n{inert(prompt)}, run {run.run[:8]}"
         table.add_row(
             str(rank.best) if rank.best == rank.worst else f"{rank.best}-{rank.worst}",
             f"{inert(rank.name)}\n[dim]{inert(run.model)}\n{about}[/]",
             escape(figure(report.overall.metrics[metric])).replace(" ", "\n", 1),
             inert(", ".join(rank.ties)),
             f"{report.work.seconds[0]:,.3f} s\n{report.work.cost_of_a_thousand(report.overall.rows):.4f}",
-            run.run[:8],
         )
     console = Console()
     console.print(table)
     console.print(
         f"A rank is a range: subjects differ if their {SHOWN[metric]} does on the same rows (paired bootstrap, 5%, "
-        f"Holm over {len(runs) * (len(runs) - 1) // 2} pairs).",
+        f"Holm over all pairs: {len(runs) * (len(runs) - 1) // 2}). p50: of a prompt; USD: of 1,000 rows.",
         highlight=False,
     )
 

@@ -22,6 +22,7 @@ from streams.cli.calibrate import calibrate_command
 from streams.cli.common import load_settings, run_async
 from streams.cli.dlq import dlq_app
 from streams.cli.eval import eval_command
+from streams.cli.fit_cascade import fit_cascade_command
 from streams.cli.leaderboard import leaderboard_command
 from streams.cli.lineage import lineage_command
 from streams.cli.rerun import rerun_command
@@ -51,6 +52,7 @@ app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
 app.command("calibrate")(calibrate_command)
 app.command("eval")(eval_command)
+app.command("fit-cascade")(fit_cascade_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("lineage")(lineage_command)
 app.command("rerun")(rerun_command)
@@ -134,7 +136,12 @@ def store(
     from deploy.embedded import store_server
 
     typer.echo(f"export WEIR_CLICKHOUSE_URL=http://127.0.0.1:{port}")
-    store_server.serve(folder / "tables", port)
+    try:
+        store_server.serve(folder / "tables", port)
+    except OSError as error:
+        raise WorkerMisconfigured(
+            f"the store cannot be served on port {port}: {error.strerror}; try another --port"
+        ) from error
 
 
 @app.command()

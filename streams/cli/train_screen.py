@@ -1,97 +1,112 @@
-"""`weir train-screen`: learn a screen from labelled rows, and say what it is worth beside the old one."""
+"""`weir train-screen`: learn a screen from labelled rows or from the store, and say what it is worth beside the old."""
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from streams.cli import text_rows
-from streams.cli.terminal import inert, plain, plain_json
+from inference.cascade.settings import CascadeSettings
+from sinks import migrate
+from streams import pipeline
+from streams.cli import train_report, training_rows
+from streams.cli.common import ask_store, load_settings, point_in_time
+from streams.cli.judging import stage_of
+from streams.cli.labelled import Fields
+from streams.cli.terminal import plain_json
+from streams.cli.train_report import Report
+from streams.cli.training_rows import TrainingRows
 from streams.errors import WorkerMisconfigured
 
 if TYPE_CHECKING:
-    from inference.screen.compare import Difference, Figures
-    from inference.screen.model import Screen
-    from inference.screen.train import Example
+    from inference.screen.model import Card, Screen
 
-_FEW = 200  # held-out rows of a kind, below which figures are mostly chance
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """held_out: rows of each kind that no screen saw: to be flagged, and not. two_ways: texts that some rows flag and
-    others do not. old: figures of the old screen, None if there is none. saw: the old one may have seen these rows.
-    """
-
-    screen: "Screen"
-    sha256: str
-    out: Path
-    held_out: tuple[int, int]
-    two_ways: int
-    new: list["Figures"]
-    old: list["Figures"] | None
-    difference: "Difference | None"
-    saw: bool
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def train_screen_command(
-    data: Annotated[Path, typer.Option("--data", help="JSON lines with a text and its label.")],
     out: Annotated[Path, typer.Option("--out", help="File to write, .safetensors.")],
+    data: Annotated[Path | None, typer.Option("--data", help="JSON lines with a text and its label.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--pipeline", help="Pipeline file: learn from what the store has of its stage.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Stage of it; default: the only one.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Its events since: RFC 3339, or how long ago, for example 30d.")
+    ] = None,
     text_field: Annotated[str, typer.Option("--text-field", help="Field that has the text.")] = "text",
     label_field: Annotated[
         str, typer.Option("--label-field", help="Field that has the label, or the share of votes to flag, 0 to 1.")
     ] = "label",
-    language_field: Annotated[str, typer.Option("--language-field", help="Field that has the language.")] = "lang",
+    lang_field: Annotated[str, typer.Option("--lang-field", help="Field that has the language.")] = "lang",
     flagged: Annotated[str, typer.Option("--flagged", help="Labels to be flagged: hate,offensive.")] = "",
     categories: Annotated[
         str, typer.Option("--categories", help="Labels to give a probability of their own: hate,spam.")
     ] = "",
-    against: Annotated[Path | None, typer.Option("--against", help="Screen to compare with.")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Screen to compare with; default: that of the stage's cascade.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Its name; default: that of the file.")] = None,
-    version: Annotated[str | None, typer.Option("--version", help="Default: one after that of --against.")] = None,
+    version: Annotated[str | None, typer.Option("--version", help="Default: one after that of the old one.")] = None,
     licence: Annotated[str, typer.Option("--licence", help="Licence of the new file, for its card.")] = "",
-    trained_on: Annotated[str, typer.Option("--trained-on", help="Whose data, for its card; default: --data.")] = "",
+    trained_on: Annotated[str, typer.Option("--trained-on", help="Whose data, for its card.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed and rows give the same file.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Learn from labelled rows which texts are to be flagged, and write a screen.
+    """Learn which texts are to be flagged, and write a screen: from labelled rows (--data), from what the model and
+    people said of the messages of a stage (--pipeline), or from both.
 
     A fifth of the texts is held out, always the same ones: no screen is fitted to them, so old and new are measured on
-    texts that neither has seen. Another tenth calibrates the probabilities.
+    texts that neither has seen. Another tenth calibrates the probabilities. With both, measured and calibrated is on
+    the stage's texts.
     """
     _needs_extra()
     from inference.screen.errors import TooFewRows
-    from inference.screen.model import Card, Features, load
+    from inference.screen.model import Card, Features
 
-    old = load(against) if against is not None else None
-    wanted = [label for label in categories.split(",") if label]
-    examples = _examples(data, text_field, label_field, language_field, [x for x in flagged.split(",") if x], wanted)
+    if data is None:
+        _refuse("--data", {"--flagged": flagged})
+    if file is None:
+        _refuse("--pipeline", {"--stage": stage, "--since": since})
+    fields, wanted = Fields(text_field, label_field, lang_field), _names(categories)
+    given = None if data is None else training_rows.of_file(data, fields, _names(flagged))
+    cascade = None
+    if file is not None:
+        meant = stage_of(file, stage, ("moderate",), "only what moderate judges can have a screen before it")
+        cascade = meant.cascade
+    old = _old(against, cascade, out)
+    if file is not None:
+        rows = replace(_of_store(pipeline.load(file).name, meant.name, since), more=given)
+    elif given is not None:
+        rows = given
+    else:
+        raise WorkerMisconfigured("name labelled rows with --data, a pipeline file with --pipeline, or both")
+    rows.refuse_absent(wanted)
     card = Card(
         name=name or out.stem,
         version=version or _next(old),
         features=Features(),
         categories=tuple(wanted),
-        trained_on=(trained_on or data.name,),
+        trained_on=(trained_on,) if trained_on else rows.origins,
         licence=licence,
         seed=seed,
     )
     try:
-        with Console(stderr=True).status(f"learning from {len(examples)} rows"):
-            report = _train(examples, card, old, out)
+        with Console(stderr=True).status(f"learning from {len(rows.examples)} rows"):
+            report = _train(rows, card, old, out, cascade)
     except TooFewRows as error:
-        raise WorkerMisconfigured(f"{data}: {error}") from error
+        raise WorkerMisconfigured(f"{rows.origin}: {error}") from error
     if as_json:
-        typer.echo(plain_json(orjson.dumps(_as_dict(report)).decode()))
+        typer.echo(plain_json(orjson.dumps(train_report.as_dict(report)).decode()))
     else:
-        _show(report)
+        train_report.show(report)
 
 
 def _needs_extra() -> None:
@@ -103,76 +118,74 @@ def _needs_extra() -> None:
         ) from error
 
 
+def _names(told: str) -> list[str]:
+    return [name for name in told.split(",") if name]
+
+
+def _refuse(needs: str, options: dict[str, str | None]) -> None:
+    """Raises WorkerMisconfigured for options that mean nothing here."""
+    if given := [option for option, value in options.items() if value]:
+        raise WorkerMisconfigured(f"{', '.join(given)} goes with {needs}")
+
+
+def _of_store(name: str, stage: str, since: str | None) -> TrainingRows:
+    begin = _EPOCH if since is None else point_in_time("--since", since)
+    store = load_settings("clickhouse").store
+    migrate.check(store)
+    with Console(stderr=True).status(f"reading what was said of {name}/{stage}"):
+        return ask_store(store, partial(training_rows.of_store, pipeline=name, stage=stage, since=begin))
+
+
+def _old(against: Path | None, cascade: CascadeSettings | None, out: Path) -> "Screen | None":
+    """The screen to compare with. Raises ScreenUnusable; WorkerMisconfigured if `out` would overwrite it."""
+    from inference.screen.model import load
+    from streams.cascade import screen_file
+
+    if against is not None:
+        used, sha256 = against, None
+    elif cascade is not None:
+        used, sha256 = screen_file(cascade.screen), cascade.sha256
+    else:
+        return None
+    old = load(used, sha256)
+    if out.exists() and out.samefile(used):
+        raise WorkerMisconfigured(
+            f"{out} is the old screen: write the new one to another file, the old one may be kept"
+        )
+    return old
+
+
 def _next(old: "Screen | None") -> str:
     if old is None:
         return "1"
     return str(int(old.card.version) + 1) if old.card.version.isdecimal() else f"{old.card.version}+1"
 
 
-def _examples(
-    file: Path, text_field: str, label_field: str, language_field: str, flagged: Sequence[str], wanted: Sequence[str]
-) -> list["Example"]:
-    """Raises WorkerMisconfigured."""
-    from inference.screen.train import Example
-
-    def parse(row: Mapping[str, Any], number: int) -> Example:
-        text, label = text_rows.text_of(row, text_field, number), row.get(label_field)
-        told = str(label) if isinstance(label, str) else ""
-        return Example(text, _share(row, label_field, flagged, number), 1.0, str(row.get(language_field) or ""), told)
-
-    examples = text_rows.read(file, parse)
-    labels = {example.label for example in examples}
-    if missing := [label for label in (*flagged, *wanted) if label not in labels]:
-        raise WorkerMisconfigured(
-            f"{file}: no row has the label {', '.join(map(repr, missing))}; there are: "
-            f"{', '.join(map(repr, sorted(labels - {''}))) or 'none'}"
-        )
-    return examples
-
-
-def _share(row: Mapping[str, Any], field: str, flagged: Sequence[str], number: int) -> float:
-    """To be flagged: 1 or 0, or a share of votes. Raises ValueError."""
-    if field not in row or row[field] is None:
-        raise ValueError(f"row {number} has no label in the field {field!r}; its fields are: {', '.join(row)}")
-    label = row[field]
-    if flagged:
-        return float(text_rows.text_of(row, field, number) in flagged)
-    if isinstance(label, bool | int | float) and 0 <= label <= 1:
-        return float(label)
-    raise ValueError(
-        f"row {number}: {field} {label!r} is neither true or false nor a number from 0 to 1; "
-        "--flagged says which labels are to be flagged"
-    )
-
-
-def _train(examples: Sequence["Example"], card: Any, old: "Screen | None", out: Path) -> _Report:
+def _train(
+    rows: TrainingRows, card: "Card", old: "Screen | None", out: Path, cascade: CascadeSettings | None
+) -> Report:
+    from inference.cascade.weights import effective
     from inference.screen import compare, train
 
-    parts = train.split(examples)
+    parts = rows.parts()
     screen = train.fit(parts, card)
     texts, flags = [example.text for example in parts.held_out], compare.flags(parts.held_out)
+    weights = compare.weights_of(parts.held_out)
     new = screen.risks(texts)
     before = old.risks(texts) if old is not None else None
-    kinds = (int(flags.sum()), int((~flags).sum()))
-    return _Report(
+    few = min(flags.sum(), (~flags).sum()) < train.LEAST
+    return Report(
         screen,
         _write(out, screen),
         out,
-        kinds,
-        _two_ways(examples),
+        rows,
+        (effective(weights[flags]), effective(weights[~flags])),
         compare.by_language(parts.held_out, new),
         None if before is None else compare.by_language(parts.held_out, before),
-        None if before is None or min(kinds) < train.LEAST else compare.difference(flags, before, new),
+        None if before is None or few else compare.difference(flags, before, new, weights),
         old is not None and old.card.split != train.SPLIT,
+        cascade,
     )
-
-
-def _two_ways(examples: Sequence["Example"]) -> int:
-    """How many texts some rows flag and others do not."""
-    kinds: dict[str, set[bool]] = {}
-    for example in examples:
-        kinds.setdefault(example.text, set()).add(example.flagged >= 0.5)
-    return sum(len(found) > 1 for found in kinds.values())
 
 
 def _write(out: Path, screen: "Screen") -> str:
@@ -186,59 +199,3 @@ def _write(out: Path, screen: "Screen") -> str:
             part.unlink(missing_ok=True)
         raise WorkerMisconfigured(f"{out} cannot be written: {error}") from error
     return hashlib.sha256(content).hexdigest()
-
-
-def _show(report: _Report) -> None:
-    card = report.screen.card
-    table = Table("screen", "language", "rows", "to be flagged", "AUROC", "average precision", "passed at 95%", "Brier")
-    table.title = f"{inert(card.name)} {inert(card.version)}, on rows that no screen was fitted to"
-    for screen, found in (("old", report.old or []), ("new", report.new)):
-        for each in found:
-            rates = ("-" if rate is None else f"{rate:.3f}" for rate in (each.auroc, each.precision, each.passed))
-            table.add_row(
-                screen, inert(each.language) or "all", str(each.rows), str(each.flagged), *rates, f"{each.brier:.3f}"
-            )
-    Console().print(table)
-    typer.echo("passed at 95%: rows with less risk than all but 5% of those to be flagged; more is better.")
-    for line in _notes(report):
-        typer.echo(line)
-    if report.difference is None or report.difference.better:
-        typer.echo(f"\ncascade:\n  screen: {plain(str(report.out))}\n  sha256: {report.sha256}")
-
-
-def _notes(report: _Report) -> list[str]:
-    lines = []
-    if min(report.held_out) < _FEW:
-        yes, no = report.held_out
-        lines.append(
-            f"Too few rows to tell much: {yes} of those held out are to be flagged, {no} are not; "
-            f"it takes {_FEW} of each."
-        )
-    if report.two_ways:
-        lines.append(f"{report.two_ways} texts are labelled both ways.")
-    if report.saw:
-        lines.append(
-            "The old screen may have been fitted to these rows, which flatters it: its card names no such split."
-        )
-    if (lead := report.difference) is not None:
-        told = f"AUROC {lead.value:+.4f}, 95% interval {lead.low:+.4f} to {lead.high:+.4f}"
-        word = "better" if lead.better else "worse" if lead.high < 0 else "not shown to be better"
-        lines.append(f"The new screen is {word} than the old one: {told}.")
-        if not lead.better:
-            lines.append(f"Keep the old one. The new one is in {plain(str(report.out))} all the same.")
-    return lines
-
-
-def _as_dict(report: _Report) -> dict[str, Any]:
-    return {
-        "card": report.screen.card.model_dump(),
-        "file": str(report.out),
-        "sha256": report.sha256,
-        "held_out": {"flagged": report.held_out[0], "others": report.held_out[1]},
-        "labelled_both_ways": report.two_ways,
-        "new": [asdict(each) for each in report.new],
-        "old": None if report.old is None else [asdict(each) for each in report.old],
-        "old_may_have_seen_them": report.saw,
-        "difference": report.difference and asdict(report.difference) | {"better": report.difference.better},
-        "too_few_to_tell": min(report.held_out) < _FEW,
-    }

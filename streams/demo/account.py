@@ -1,7 +1,7 @@
 """The demo's books: every event published, and everything that came back for it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,18 @@ from streams.pipeline import Pipeline
 
 @dataclass(slots=True)
 class Account:
-    """What an ordinary producer and an ordinary consumer know. Events are known by their topic and id."""
+    """What an ordinary producer and an ordinary consumer know. Events are known by their topic and id.
+
+    learned: events that the screen was fitted to. alone: what the model by itself decides of events that the screen
+    decided.
+    """
 
     pipelines: Sequence[Pipeline]
     published: dict[tuple[str, str], float] = field(default_factory=dict)
     publishes: int = 0
     labels: dict[tuple[str, str], str] = field(default_factory=dict)
+    learned: set[tuple[str, str]] = field(default_factory=set)
+    alone: dict[tuple[str, str], str] = field(default_factory=dict)
     verdicts: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     copies: Counter[tuple[str, str]] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
@@ -32,6 +38,8 @@ class Account:
         self.published.setdefault((item.topic, item.id), at)
         if item.label is not None:
             self.labels[item.topic, item.id] = item.label
+        if item.learned:
+            self.learned.add((item.topic, item.id))
 
     def receive(self, message: Any) -> None:
         """A message of a verdict topic or a dead-letter topic."""
@@ -77,32 +85,62 @@ class Account:
         ordered = sorted(self.latencies_ms)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
-    def agreement(self) -> dict[str, dict[str, float]]:
+    @property
+    def screened(self) -> int:
+        """Verdicts that the screen gave, without the model."""
+        return sum(map(by_screen, self.verdicts.values()))
+
+    def agreement(self) -> dict[str, dict[str, Any]]:
         """For each pipeline with labelled events: the share in which verdict and label agree, and how much always
         giving the most frequent label would reach.
 
-        A moderation verdict agrees if it flags (reviews or blocks) what the label says is not fine; a
-        classification, if it names the label.
+        Where a screen decided some: `model_alone`, the share if the model had decided all, and both shares of the
+        events that the screen had not learned from. A moderation verdict agrees if it flags (reviews or blocks) what
+        the label says is not fine; a classification, if it names the label.
         """
-        pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        events: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for event, verdict in self.verdicts.items():
-            label = self.labels.get(event)
-            if label is not None:
-                pairs[verdict["pipeline"]].append(_comparable(verdict, label))
-        return {
-            name: {
-                "rows": len(found),
-                "agreement": sum(said == label for said, label in found) / len(found),
-                "most_frequent_label": max(Counter(label for _, label in found).values()) / len(found),
-            }
-            for name, found in pairs.items()
-        }
+            if event in self.labels:
+                events[verdict["pipeline"]].append(event)
+        return {name: self._agreement(found) for name, found in events.items()}
+
+    def _agreement(self, events: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        labels = Counter(self._meant(event) for event in events)
+        found: dict[str, Any] = {**self._shares(events), "most_frequent_label": max(labels.values()) / len(events)}
+        unseen = [event for event in events if event not in self.learned]
+        if "model_alone" in found and 0 < len(unseen) < len(events):
+            found["not_learned_from"] = self._shares(unseen)
+        return found
+
+    def _shares(self, events: Sequence[tuple[str, str]]) -> dict[str, float]:
+        said = {event: _said(self.verdicts[event]) for event in events}
+        found = {"rows": len(events), "agreement": self._right(said)}
+        if alone := {event: _fine(self.alone[event]) for event in events if event in self.alone}:
+            found["model_alone"] = self._right(said | alone)
+        return found
+
+    def _right(self, said: Mapping[tuple[str, str], str]) -> float:
+        return sum(answer == self._meant(event) for event, answer in said.items()) / len(said)
+
+    def _meant(self, event: tuple[str, str]) -> str:
+        label = self.labels[event]
+        if self.verdicts[event]["operator"] != "moderate":
+            return label
+        return "fine" if label in FINE else "not fine"
 
 
-def _comparable(verdict: dict[str, Any], label: str) -> tuple[str, str]:
-    if verdict["operator"] == "moderate":
-        return ("fine" if verdict["decision"] == "allow" else "not fine", "fine" if label in FINE else "not fine")
-    return verdict["label"], label
+def by_screen(verdict: Mapping[str, Any] | None) -> bool:
+    """Whether the screen gave the verdict, without the model."""
+    screening = verdict["screening"] if verdict else None
+    return screening is not None and screening["tier"] == "screen"
+
+
+def _said(verdict: Mapping[str, Any]) -> str:
+    return _fine(verdict["decision"]) if verdict["operator"] == "moderate" else str(verdict["label"])
+
+
+def _fine(decision: str) -> str:
+    return "fine" if decision == "allow" else "not fine"
 
 
 def _at(value: Any, path: Sequence[str]) -> float:

@@ -62,6 +62,7 @@ class Report:
             "lost": self.lost,
             "duplicated": self.duplicated,
             "dead_lettered": len(account.dead),
+            "screened": account.screened,
             "seconds": round(self.seconds, 1),
             "p50_ms": round(account.percentile_ms(0.50)),
             "p95_ms": round(account.percentile_ms(0.95)),
@@ -93,6 +94,7 @@ class Report:
             ("lost", _verdict(found["lost"])),
             ("duplicated", _verdict(found["duplicated"])),
             ("dead-lettered", str(found["dead_lettered"])),
+            ("screened", f"{found['screened']} verdicts came from the screen, without the model"),
             ("latency", f"p50 {found['p50_ms'] / 1000:.2f} s, p95 {found['p95_ms'] / 1000:.2f} s, event to verdict"),
             ("tokens", f"{found['tokens_in']:,} in ({found['tokens_cached']:,} cached), {found['tokens_out']:,} out"),
             ("cost", f"{found['cost_usd']:.6f} USD at nominal prices"),
@@ -101,11 +103,7 @@ class Report:
         ):
             table.add_row(name, value)
         for pipeline, share in found["agreement_by_pipeline"].items():
-            table.add_row(
-                "agreement",
-                f"{pipeline}: {share['agreement']:.0%} with the labels of {share['rows']:.0f} rows "
-                f"(always the most frequent label: {share['most_frequent_label']:.0%})",
-            )
+            table.add_row("agreement", f"{pipeline}: {_agreement(share)}")
         for name, value in self._of_calls():
             table.add_row(name, value)
         parts: list[RenderableType] = [table, Text(), Text("Some verdicts and what they rest on", style="bold")]
@@ -130,6 +128,20 @@ class Report:
                 f"{said['found']} of {said['planted']} that were planted, and {said['wrongly']} other claims",
             ),
         ]
+
+
+def _agreement(share: dict[str, Any]) -> str:
+    told = f"{share['agreement']:.0%} with the labels of {share['rows']} rows"
+    others = [f"always the most frequent label: {share['most_frequent_label']:.0%}"]
+    if "model_alone" in share:
+        others.insert(0, f"the model alone: {share['model_alone']:.0%}")
+    told += f" ({'; '.join(others)})"
+    if fair := share.get("not_learned_from"):
+        told += (
+            f". The screen learned from most of these. Of the {fair['rows']} that it did not learn from, "
+            f"{fair['agreement']:.0%}; the model alone: {fair['model_alone']:.0%}"
+        )
+    return told
 
 
 def _shares(decisions: dict[str, int]) -> str:

@@ -17,8 +17,8 @@ from rich.console import Console
 from deploy.embedded.process import ChildProcess, ProcessFailed
 from sinks import clickhouse, lineage, migrate
 from streams import topics
-from streams.demo import servers
-from streams.demo.account import Account
+from streams.demo import alone, servers
+from streams.demo.account import Account, by_screen
 from streams.demo.calls import Calls
 from streams.demo.report import Report
 from streams.demo.screen import Screen
@@ -69,6 +69,7 @@ def run(
         with worker_stack:
             asyncio.run(_traffic(console, found.settings, account, calls, items, worker))
         asyncio.run(_read_the_rest(found.settings, account, calls))
+        asyncio.run(alone.ask(found.settings, account, items, data))
         return _report(found, account, calls, time.monotonic() - started)
 
 
@@ -206,12 +207,12 @@ def _finding(calls: Calls) -> list[str]:
 
 
 def _examples(account: Account) -> list[str]:
-    """Row ids of two verdicts that differ: the surest of a block, and of a row with context or another pipeline."""
+    """Row ids of two verdicts that differ: the surest that the screen flags, and that the model allows."""
     verdicts = sorted(account.verdicts.values(), key=lambda verdict: -float(verdict["confidence"]))
     first = account.pipelines[0].name
     wishes: tuple[Callable[[dict[str, Any]], bool], ...] = (
-        lambda v: v["decision"] == "block",
-        lambda v: v["decision"] == "allow" and len(v["parents"]) > 1,
+        lambda v: by_screen(v) and v["decision"] != "allow",
+        lambda v: not by_screen(v) and v["decision"] == "allow" and len(v["parents"]) > 1,
         lambda v: v["pipeline"] != first,
         lambda v: True,
         lambda v: True,

@@ -2,7 +2,7 @@
 
 import importlib.resources
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ FINE = frozenset({"ok", "clean", "fine", "neither", "neutral", "none", "normal",
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One event to publish. label: what people say that it is; it stays here and is never published."""
+    """One event to publish.
+
+    label: what people say that it is; it stays here and is never published. learned: whether the shipped screen was
+    fitted to this text.
+    """
 
     topic: str
     id: str
     row: dict[str, Any]
     label: str | None
+    learned: bool = False
 
 
 def shipped(pipelines: Sequence[Pipeline]) -> list[Item]:
@@ -33,7 +38,13 @@ def shipped(pipelines: Sequence[Pipeline]) -> list[Item]:
         _items((folder / sources[pipeline.source]).read_text(encoding="utf-8").splitlines(), pipeline.source)
         for pipeline in pipelines
     ]
-    return list(_mixed(streams))
+    return [replace(item, learned=_learned(item)) for item in _mixed(streams)]
+
+
+def _learned(item: Item) -> bool:
+    from inference.screen.train import held_out  # the extra `embedded` has what it needs
+
+    return item.topic == "community.messages" and not held_out(item.row["text"])
 
 
 def from_file(file: Path, topic: str) -> list[Item]:

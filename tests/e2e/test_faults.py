@@ -135,7 +135,8 @@ def runs(pid: int) -> bool:
         return False
 
 
-ROWS = [{"text": f"hello number {number}", "label": "ok", "thread": "t"} for number in range(6)] + [{"id": 7}]
+RUDE = {"text": "you are a fucking idiot, shut up bitch", "label": "harassment"}  # which the screen decides
+ROWS = [*({"text": f"hello number {number}", "label": "ok", "thread": "t"} for number in range(5)), RUDE, {"id": 7}]
 
 
 @pytest.fixture
@@ -163,6 +164,10 @@ def test_the_demo_accounts_for_every_row_and_keeps_them(rows: Path, tmp_path: Pa
     expected = {"published": 7, "verdicts": 6, "rows": 6, "lost": 0, "duplicated": 0, "dead_lettered": 1}
     assert {name: report[name] for name in expected} == expected
     assert {"seconds", "p50_ms", "p95_ms", "tokens_in", "tokens_out", "cost_usd", "agreement"} <= report.keys()
+    (moderation,) = report["agreement_by_pipeline"].values()
+    assert report["screened"] > 0
+    assert moderation["rows"] == 6
+    assert {moderation[name] * 6 for name in ("agreement", "model_alone")} <= {*range(7)}
     assert [report[name] for name in ("broker", "store")] == ["tansu", "chdb"]
     assert "no moderator" in done.stderr
     with ChdbStore(kept) as store:

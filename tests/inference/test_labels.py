@@ -67,8 +67,8 @@ class TestSettings:
             ({"calibration": {"prior": {"ok": 0, "spam": 1}}}, "greater than 0"),
             ({"calibration": {"prior": {"ok": math.inf, "spam": 1}}}, "finite number"),
             (
-                {"classes": [{"name": f"label{number}", "definition": "x"} for number in range(27)]},
-                "27 labels; at most 26 can be told apart by one token",
+                {"classes": [{"name": f"label{number}", "definition": "x"} for number in range(129)]},
+                "129 labels; at most 128 can be told apart by one token",
             ),
             ({"clases": []}, "unknown field clases; the fields here are: instruction, examples, calibration, operator"),
             ({"instruction": ""}, "at least 1 character"),
@@ -80,8 +80,8 @@ class TestSettings:
             made(**changes)
         assert told in str(caught.value)
 
-    def test_as_many_labels_as_letters_are_fine(self) -> None:
-        assert len(made([{"name": f"label{number}", "definition": "x"} for number in range(26)]).labels()) == 26
+    def test_as_many_labels_as_an_engine_tells_are_fine(self) -> None:
+        assert len(made([{"name": f"label{number}", "definition": "x"} for number in range(128)]).labels()) == 128
 
 
 class TestAnswers:
@@ -105,6 +105,30 @@ class TestAnswers:
         assert await scores(scorer) == pytest.approx([0.25, 0.75])
         assert "A: fine\nB: advertising\n\nMessage: bye\nLabel: B\n" in scripted.prompts[0]
         assert scripted.asked[0]["logprob_token_ids"] == [scripted.token("A").id, scripted.token("B").id]
+
+    async def test_are_pairs_of_letters_of_one_token_where_there_are_more_labels_than_letters(
+        self, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        scripted.models["data"][0]["max_model_len"] = 4096
+        tokens = scripted.tokens
+        scripted.tokens = lambda text: tokens(text) * (2 if text == " AB" else 1)  # type: ignore[method-assign]
+        scripted.probabilities = lambda _: {"AA": 0.2, "AC": 0.6}
+        classes = [{"name": f"long_name{number}", "definition": f"meaning {number}"} for number in range(27)]
+        scorer = await prepared(connect, scripted, made(classes))
+
+        found = await scores(scorer)
+        assert found[:2] == pytest.approx([0.25, 0.75], abs=1e-6)
+        assert "AA: meaning 0\nAC: meaning 1\nAD: meaning 2\n" in scripted.prompts[0]
+        assert len(scripted.asked[0]["logprob_token_ids"]) == 27
+
+    async def test_model_with_too_few_pairs_of_one_token_is_a_misconfiguration(
+        self, scripted: ScriptedEngine, connect: Connect
+    ) -> None:
+        tokens = scripted.tokens
+        scripted.tokens = lambda text: tokens(text) * (2 if len(text) == 3 else 1)  # type: ignore[method-assign]
+        classes = [{"name": f"long_name{number}", "definition": "x"} for number in range(27)]
+        with pytest.raises(EngineMisconfigured, match="writes only 0 pairs of letters with one token; 27 labels"):
+            await prepared(connect, scripted, made(classes))
 
     async def test_are_words_where_there_is_no_tokenizer_to_ask(
         self, scripted: ScriptedEngine, connect: Connect

@@ -65,7 +65,7 @@ sla: 30s
 stages:
   - name: moderate
     writes: learning.verdicts
-    cascade: {{screen: community-1, sha256: {_SCREEN}, target: 0.5, audit: 0.5}}
+    cascade: {{screen: community-1, sha256: {_SCREEN}, target: 0.5, rows: 50, audit: 0.5}}
 {_JUDGE}"""
 _LIMITED = """
 name: limited
@@ -157,7 +157,7 @@ async def _exercise(service: Service, engine: "_Child", messages: Sequence[dict[
     ):
         # In two parts: Prometheus sees a counter grow only if it was there at the scrape before.
         for part in (0, 1):
-            engine.fail(2)
+            engine.fail(1)
             await asyncio.gather(
                 *(producer.publish(topic, row) for topic in _TOPICS for row in messages[part::2]),
                 *(producer.publish("limited.tickets", row) for row in _tickets()[part::2]),

@@ -1,6 +1,5 @@
 """A store with Weir's tables, and rows that fit them."""
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +11,6 @@ from uuid import uuid4
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.migrate import migrate
 from sinks.rows import (
@@ -36,25 +34,6 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
 ROW_ID = (int(NOW.timestamp()) * 1000 + 89) << 80 | 0x7 << 76 | 0b10 << 62 | 1
 
 Make = Callable[..., Any]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _plain_environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WEIR_") and not name.startswith("WEIR_TEST_")]:
-            patch.delenv(name)
-        yield
-
-
-@pytest.fixture(scope="session")
-def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    given = os.environ.get("WEIR_TEST_CLICKHOUSE_URL")
-    if given:
-        yield given
-        return
-    pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
-    with ChdbStore(tmp_path_factory.mktemp("store")) as store:
-        yield store.url
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -21,7 +20,6 @@ from faust.types.tuples import ConsumerMessage
 
 from deploy.embedded.broker import TansuBroker
 from deploy.embedded.process import free_port
-from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import StoreSettings, connect
 from sinks.migrate import migrate
 from streams import topics
@@ -36,14 +34,6 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, 89_000, tzinfo=UTC)
 
 GetMessage = Callable[..., ConsumerMessage]
 GetEvent = Callable[..., Event]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _plain_environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WEIR_") and not name.startswith("WEIR_TEST_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture
@@ -202,17 +192,6 @@ def read(settings: Settings) -> Callable[..., Awaitable[list[Any]]]:
 def unused_kafka() -> Settings:
     """The address of no broker."""
     return Settings(kafka_url=f"kafka://127.0.0.1:{free_port()}")
-
-
-@pytest.fixture(scope="session")
-def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    given = os.environ.get("WEIR_TEST_CLICKHOUSE_URL")
-    if given:
-        yield given
-        return
-    pytest.importorskip("chdb", reason="the extra `embedded` is not installed")
-    with ChdbStore(tmp_path_factory.mktemp("store")) as started:
-        yield started.url
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """A screen before the model: which rows it decides, how its thresholds are found, and when they are given up."""
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, closing
 from datetime import timedelta
@@ -141,17 +142,40 @@ async def test_an_audited_row_is_judged_by_the_model_whatever_the_screen_says(
     assert rows == [("model", True)]
 
 
+async def test_what_the_model_said_of_the_same_text_stands_before_the_screen(
+    run: Callable[..., Awaitable[Guarded]],
+    engine: Any,
+    ask: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = iter([True, False])
+    monkeypatch.setattr("streams.cascade.audited", lambda *_: next(chance))
+    stage = await run(**PEOPLE)
+    await acked(stage.put("how nice"))
+    await acked(stage.put("how nice"))
+    assert engine.texts() == ["how nice"]
+    rows = ask(
+        "SELECT confidence_source, tier, audited, reused_from > 0 FROM verdicts WHERE pipeline = {p:String} "
+        "ORDER BY row_id",
+        p=stage.agent.name.partition("/")[0],
+    )
+    assert rows == [("logprobs", "model", True, False), ("logprobs", "model", False, True)]
+
+
 async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees(
     run: Callable[..., Awaitable[Guarded]], engine: Any, ask: Callable[..., list[Any]]
 ) -> None:
-    stage = await run(audit=0.5)
+    stage = await run(audit=0.5, rows=140)
     name = stage.agent.name.partition("/")[0]
     await stage.look()
     assert stage.cascade.open
     await acked(*(stage.put(f"nice day {number}") for number in range(70)))
     await stage.look()
     assert stage.cascade.open, "no row was flagged, so nothing can be promised"
-    await acked(*(stage.put(f"vile spam {number}") for number in range(70)))
+    await acked(*(stage.put(f"vile spam {number}") for number in range(69)))
+    await stage.look()
+    assert stage.cascade.open, "one row is missing"
+    await acked(stage.put("vile spam again"))
     await stage.look()
     assert not stage.cascade.open
     assert ask("SELECT open, rows, flagged FROM cascade_fits WHERE pipeline = {p:String}", p=name) == [(False, 140, 70)]
@@ -160,8 +184,14 @@ async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees
     await acked(*(stage.put(f"nice walk {number}") for number in range(60)))
     saved = 60 - (len(engine.seen) - asked)
     assert 15 < saved < 45, "half of them are audited"
+    await acked(*(stage.put(f"vile spam offer {number}") for number in range(10)))
+    await stage.look()
+    assert (stage.count("weir_cascade_recall_ratio", bound="high"), stage.count("weir_cascade_target_ratio")) == (
+        1,
+        0.95,
+    )
 
-    other = await run(name=name, audit=0.5)
+    other = await run(name=name, audit=0.5, rows=140)
     await other.look()
     assert not other.cascade.open, "another worker finds the thresholds"
 
@@ -173,6 +203,8 @@ async def test_thresholds_are_fitted_to_the_model_and_given_up_when_it_disagrees
     )[0]
     assert "recall of 95.0% is in doubt" in reason
     assert stage.count("weir_cascade_open") == 1
+    assert stage.count("weir_cascade_doubt") == 0, "there is no promise that could be in doubt"
+    assert math.isnan(stage.count("weir_cascade_recall_ratio", bound="high"))
     asked = len(engine.seen)
     await acked(*(stage.put(f"nice tea {number}") for number in range(10)))
     assert len(engine.seen) == asked + 10

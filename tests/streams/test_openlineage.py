@@ -12,13 +12,15 @@ from uuid import UUID
 import orjson
 import pytest
 from aiohttp import web
+from aiokafka.errors import TopicAuthorizationFailedError
+from faust.transport.drivers import aiokafka as driver
 
 from deploy.embedded.process import free_port
 from inference.errors import EngineMisconfigured
 from sinks.clickhouse import StoreSettings
 from streams import topics
 from streams.metrics import Metrics
-from streams.pipeline import Pipeline, load
+from streams.pipeline import Pipeline, load, load_all
 from streams.settings import Settings
 from streams.worker import Worker
 
@@ -57,6 +59,10 @@ class Catalogue:
     def told(self, job: str) -> list[str]:
         """What was told of the run of a job."""
         return [event["eventType"] for event in self.events if event["job"]["name"] == job]
+
+    def last(self, job: str) -> Event:
+        """What was told last of a job."""
+        return next(event for event in reversed(self.events) if event["job"]["name"] == job)
 
     async def _take(self, request: web.Request) -> web.Response:
         self.keys.append(request.headers.get("Authorization"))
@@ -116,7 +122,7 @@ async def test_each_stage_is_a_job_and_its_topics_lead_from_one_to_the_next(
     runs.complete()
     await runs.close()
 
-    names = ["call-review.documents", *(f"call-review.{stage.name}" for stage in review.stages)]
+    names = ["call-review.documents", *(f"call-review.{stage.name}" for stage in review.stages), "weir.reviews"]
     assert [event["job"]["name"] for event in catalogue.events] == names * 2
     assert {event["job"]["namespace"] for event in catalogue.events} == {"weir"}
     assert [event["eventType"] for event in catalogue.events] == ["START"] * len(names) + ["COMPLETE"] * len(names)
@@ -125,7 +131,7 @@ async def test_each_stage_is_a_job_and_its_topics_lead_from_one_to_the_next(
     assert len({UUID(run) for run in begun}) == len(names)
 
     kafka, store = "kafka://broker-1:9092", "clickhouse://store:8443"
-    made = {(review.source, kafka), (review.documents.topic, kafka)}
+    made = {(review.source, kafka), (review.documents.topic, kafka), ("reviews", kafka)}
     for event in catalogue.events[: len(names)]:
         assert {(dataset["name"], dataset["namespace"]) for dataset in event["inputs"]} <= made
         made |= {(dataset["name"], dataset["namespace"]) for dataset in event["outputs"]}
@@ -153,9 +159,61 @@ async def test_datasets_have_their_fields(catalogue: Catalogue, review: Pipeline
         types["calls.findings"] | {"scores": "object", "source": "object", "reused_from": "string"}
         == (types["calls.findings"])
     )
+    assert set(types["reviews"]) == {"row_id", "decision", "label", "reviewer", "time", "id", "comment"}
     assert set(types["calls.escalations"]) == {*types["calls.findings"], "text", "context", "report"}
     assert types["weir.verdicts_raw"]["scores"] == "list[float]"
     assert types["weir.verdicts_raw"]["event_time"] == "datetime"
+
+
+async def test_reviews_are_a_job_that_reads_verdicts_and_writes_corrections(
+    catalogue: Catalogue, review: Pipeline, shipped: Path
+) -> None:
+    metrics = Metrics()
+    runs = RunEvents(settings_of(catalogue.url, reviews_topic="said"), load_all([shipped]), metrics)
+    runs.start()
+    metrics.received.labels("weir", "reviews").inc(4)
+    metrics.verdicts.labels("call-review", "check", "accept").inc(9)
+    metrics.reviews.labels("call-review", "check", "accept", "no").inc()
+    metrics.reviews.labels("call-review", "check", "escalate", "yes").inc()
+    metrics.reviews.labels("ticket-triage", "triage", "accept", "no").inc()
+    runs.complete()
+    await runs.close()
+    assert catalogue.told("weir.reviews") == ["START", "COMPLETE"]
+    ended = catalogue.last("weir.reviews")
+    assert [each["name"] for each in ended["inputs"]] == ["said", "weir.verdicts_raw", "weir.source_rows_raw"]
+    assert ended["inputs"][0]["inputFacets"]["inputStatistics"]["rowCount"] == 4
+    counted = {each["name"]: each["outputFacets"] for each in ended["outputs"]}
+    assert counted.pop("weir.reviews_raw") == {}
+    rows = {name: facets["outputStatistics"]["rowCount"] for name, facets in counted.items()}
+    assert {name: count for name, count in rows.items() if count} == {"calls.findings": 2, "support.triage": 1}
+    verdicts = {stage.writes for one in load_all([shipped]) for stage in one.stages if stage.judge is not None}
+    assert set(rows) == verdicts
+
+
+async def test_a_stage_with_a_screen_reads_and_writes_its_thresholds(catalogue: Catalogue) -> None:
+    judge = {"operator": "moderate", "categories": [{"name": "spam", "definition": "advertising"}]}
+    cascade = {"screen": "community-1", "sha256": "0" * 64}
+    stage = {"name": "moderate", "writes": "chat.verdicts", "judge": judge, "cascade": cascade}
+    given = {"name": "chat", "version": "1", "source": "chat", "sla": "1h", "stages": [stage]}
+    runs = RunEvents(settings_of(catalogue.url), [Pipeline.model_validate(given)], Metrics())
+    runs.start()
+    await runs.close()
+    told = catalogue.last("chat.moderate")
+    for datasets in (told["inputs"], told["outputs"]):
+        assert "weir.cascade_fits_raw" in [each["name"] for each in datasets]
+
+
+@pytest.mark.parametrize("judges", [True, False])
+async def test_where_no_reviews_are_read_there_is_no_such_job(
+    catalogue: Catalogue, review: Pipeline, judges: bool
+) -> None:
+    cut = review.model_copy(update={"stages": [stage for stage in review.stages if stage.judge is None]})
+    chosen = settings_of(catalogue.url, reviews_topic="" if judges else "reviews")
+    runs = RunEvents(chosen, [review if judges else cut], Metrics())
+    runs.start()
+    await runs.close()
+    assert catalogue.events
+    assert catalogue.told("weir.reviews") == []
 
 
 async def test_a_run_that_failed_says_why(catalogue: Catalogue, review: Pipeline) -> None:
@@ -164,7 +222,7 @@ async def test_a_run_that_failed_says_why(catalogue: Catalogue, review: Pipeline
     runs.start()
     runs.fail(EngineMisconfigured("no model 'x'"))
     await runs.close()
-    last = catalogue.events[-1]
+    last = catalogue.last("call-review.check")
     assert (last["eventType"], last["job"]["namespace"]) == ("FAIL", "eu")
     assert last["run"]["facets"]["errorMessage"]["message"] == "no model 'x'"
     assert set(catalogue.keys) == {"Bearer s3cret"}
@@ -177,7 +235,7 @@ async def test_events_may_go_to_a_file(tmp_path: Path, review: Pipeline) -> None
         runs.start()
         await runs.close()
     events = [checked(json.loads(line)) for line in file.read_text().splitlines()]
-    assert len(events) == 2 * (1 + len(review.stages))
+    assert len(events) == 2 * (2 + len(review.stages))
 
 
 async def test_a_catalogue_that_is_away_is_told_of_once(review: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,11 +324,34 @@ async def test_workers_tell_how_their_runs_end(
     async with asyncio.timeout(15):
         await ends
     assert catalogue.told("ends.moderate") == ["START", "COMPLETE"]
-    assert catalogue.events[-1]["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 1
+    assert catalogue.last("ends.moderate")["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 1
     assert catalogue.told("fails.moderate") == ["START"]
     await produce("fails", orjson.dumps({"text": "lost"}))
     async with asyncio.timeout(15):
         with pytest.raises(EngineMisconfigured) as stopped:
             await fails
     assert catalogue.told("fails.moderate") == ["START", "FAIL"]
-    assert catalogue.events[-1]["run"]["facets"]["errorMessage"]["message"] == str(stopped.value)
+    for job in ("fails.moderate", "weir.reviews"):
+        assert catalogue.last(job)["run"]["facets"]["errorMessage"]["message"] == str(stopped.value)
+
+
+async def test_a_consumer_that_ends_for_good_fails_its_runs(
+    started: Callable[[str], Awaitable["asyncio.Task[None]"]],
+    catalogue: Catalogue,
+    until: Until,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker takes the right to read away; Tansu knows no rights, so Kafka's client says it."""
+    fails = await started("refused")
+    await until(lambda: catalogue.told("refused.moderate"))
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise TopicAuthorizationFailedError("refused")
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", refuse)
+    async with asyncio.timeout(30):
+        with pytest.raises(TopicAuthorizationFailedError) as stopped:
+            await fails
+    for job in ("refused.moderate", "weir.reviews"):
+        assert catalogue.told(job) == ["START", "FAIL"]
+        assert catalogue.last(job)["run"]["facets"]["errorMessage"]["message"] == str(stopped.value)

@@ -26,6 +26,7 @@ class Worker:
         self.metrics = Metrics()
         self.reasons: dict[str, str | None] = {"broker": None, "engine": None, "store": None}
         self.health = Health({name: self._check(name) for name in self.reasons}, self.metrics)
+        self.health.consuming = True
         self.sla = StageSla(60)
         self.web = WebServer("127.0.0.1", 0, self.metrics, self.health, {"<p>/s": self.sla})
 
@@ -62,7 +63,15 @@ async def test_a_worker_that_lives_is_live_and_ready(get: Get) -> None:
     assert json.loads(text) == {"live": True, "reason": None}
     status, _, text = await get("/health/ready")
     assert status == 200
-    assert json.loads(text) == {"ready": True, "dependencies": {"broker": "up", "engine": "up", "store": "up"}}
+    states = {"broker": "up", "engine": "up", "store": "up"}
+    assert json.loads(text) == {"ready": True, "consuming": True, "dependencies": states}
+
+
+async def test_a_worker_that_starts_lives_and_is_not_ready(worker: Worker, get: Get) -> None:
+    worker.health.consuming = False
+    assert (await get("/health/live"))[0] == 200
+    status, _, text = await get("/health/ready")
+    assert (status, json.loads(text)["consuming"]) == (503, False)
 
 
 async def test_a_dependency_that_is_down_is_named(worker: Worker, get: Get) -> None:
@@ -71,6 +80,7 @@ async def test_a_dependency_that_is_down_is_named(worker: Worker, get: Get) -> N
     assert (status, kind) == (503, "application/json")
     assert json.loads(text) == {
         "ready": False,
+        "consuming": True,
         "dependencies": {"broker": "up", "engine": "connection refused", "store": "up"},
     }
     assert (await get("/health/live"))[0] == 200  # a restart would mend nothing

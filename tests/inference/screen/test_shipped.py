@@ -28,7 +28,7 @@ def test_every_screen_is_pinned() -> None:
 
 
 def test_it_is_small_and_says_where_it_is_from(shipped: Screen) -> None:
-    assert (SCREENS / "community-1.safetensors").stat().st_size <= 1_500_000
+    assert (SCREENS / "community-1.safetensors").stat().st_size <= 4_000_000
     assert (shipped.card.name, shipped.card.version, shipped.card.licence) == ("community", "1", "CC BY-SA 4.0")
     assert shipped.card.split == SPLIT
     assert len(shipped.card.trained_on) == 3
@@ -38,6 +38,15 @@ def test_it_is_sane_on_messages_that_it_has_not_seen(shipped: Screen) -> None:
     rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
     flagged = [row["label"] != "ok" for row in rows]
     assert roc_auc_score(flagged, shipped.risks([row["text"] for row in rows])) > 0.8
+
+
+def test_it_names_the_kind_of_most_messages_that_it_has_not_seen(shipped: Screen) -> None:
+    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    flagged = [row for row in rows if row["label"] != "ok"]
+    best = shipped.scores([row["text"] for row in flagged])[:, 1:].argmax(axis=1)
+    named = [shipped.card.categories[place] for place in best]
+    right = sum(name == row["label"] for name, row in zip(named, flagged, strict=True))
+    assert right > 0.6 * len(flagged)  # the most frequent kind: 0.31
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A screen learns what made the labels, says how sure it may be, and is measured on what it has not seen."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -112,3 +114,32 @@ def test_a_better_screen_is_told_from_a_worse(screen: Screen, parts: Parts, card
     assert not difference(flagged, new, old).better
     same = difference(flagged, new, new)
     assert (same.value, same.low, same.high, same.better) == (0, 0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("module", "of_another_extra"),
+    [
+        ("inference.screen.compare", ["jinja2", "matplotlib"]),
+        ("inference.cascade.audit", ["jinja2", "matplotlib"]),
+        ("inference.evaluation.paired", ["safetensors"]),
+    ],
+)
+def test_what_both_use_needs_no_other_extra(module: str, of_another_extra: list[str]) -> None:
+    code = f"import sys; sys.modules.update(dict.fromkeys({of_another_extra})); import {module}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_row_of_weight_three_counts_as_three_rows() -> None:
+    chance = np.random.default_rng(5)
+    flagged, old = chance.random(300) < 0.3, chance.random(300).round(2)
+    new = (0.7 * old + 0.3 * flagged).round(2)
+    weights = chance.integers(1, 4, 300)
+    rows = np.repeat(np.arange(300), weights)
+    weighed, repeated = figures(flagged, new, weights=weights.astype(float)), figures(flagged[rows], new[rows])
+    for name in ("auroc", "precision", "passed", "brier"):
+        assert getattr(weighed, name) == pytest.approx(getattr(repeated, name))
+    assert (weighed.rows, repeated.rows) == (300, len(rows))
+    assert weighed.auroc != pytest.approx(figures(flagged, new).auroc, abs=1e-4)
+    lead = difference(flagged, old, new, weights.astype(float))
+    assert lead.value == pytest.approx(difference(flagged[rows], old[rows], new[rows]).value)
+    assert lead.low < lead.value < lead.high

@@ -4,7 +4,8 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from aiohttp import web
 from ruamel.yaml import YAML
 
 from inference.calibration import interpolated
-from streams.cli import main
 from streams.pipeline import load
 from tests.inference.conftest import ScriptedEngine, each
+from tests.streams.cli.conftest import Weir, Write
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -45,8 +46,6 @@ SECOND = """
 """
 HOSTILE = "\x1b[31mred [bold]loud[/]"
 TOLD = {0.1: 3, 0.9: 7}  # the risk that the model sees in a text, and in how many of ten it is there
-
-Weir = Callable[..., tuple[int, str, str]]
 
 
 class Overconfident(ScriptedEngine):
@@ -81,18 +80,8 @@ def scripted() -> Iterator[Overconfident]:
 
 
 @pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Weir:
-    """`weir(file, "--json")`: exit status, standard output, standard error of `weir calibrate`."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", "calibrate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+def weir(weir: Weir) -> Weir:
+    return partial(weir, "calibrate")
 
 
 @pytest.fixture
@@ -100,19 +89,6 @@ def pipeline(tmp_path: Path) -> Path:
     file = tmp_path / "chat.yaml"
     file.write_text(PIPELINE, encoding="utf-8")
     return file
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[Iterable[Mapping[str, Any]]], Path]:
-    def rows(given: Iterable[Mapping[str, Any]]) -> Path:
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
-        return file
-
-    return rows
-
-
-Write = Callable[[Iterable[Mapping[str, Any]]], Path]
 
 
 def labelled(names: tuple[str, str] = ("ok", "spam"), times: int = 5) -> list[dict[str, Any]]:

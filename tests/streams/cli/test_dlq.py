@@ -1,11 +1,10 @@
 """`weir dlq`, on a real broker."""
 
 import asyncio
-import io
 import json
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +12,23 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from faust.types.tuples import ConsumerMessage
 
-from deploy.embedded.broker import TansuBroker
 from streams import dlq, topics
-from streams.cli import main
 from streams.errors import DeadLetter, Reason
 from streams.kafka import client_options
 from streams.settings import Settings
+from tests.streams.cli.conftest import Weir
 
 pytestmark = pytest.mark.usefixtures("logging_as_before", "kafka")
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOSTILE = "\x1b[31mred [bold]loud[/] \x9b2J\x07\r\n"
 
-Weir = Callable[..., tuple[int, str, str]]
 Die = Callable[..., None]
 
 
 @pytest.fixture
-def kafka(broker: TansuBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIR_KAFKA_URL", broker.url)
-    monkeypatch.setenv("COLUMNS", "400")
-
-
-@pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Weir:
-    """`weir("list", topic)`: exit status, standard output, standard error."""
-
-    def run(*arguments: object, answer: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", "dlq", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer.encode())))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsysbinary.readouterr()
-        return int(ended.value.code or 0), captured.out.decode(errors="surrogateescape"), captured.err.decode()
-
-    return run
+def weir(weir: Weir) -> Weir:
+    return partial(weir, "dlq")
 
 
 @pytest.fixture

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from bench.instant_engine import InstantEngine
+from inference.screen.model import load as read_screen
 from sinks.clickhouse import StoreSettings, connect
-from streams.cli import main
+from streams.cascade import screen_file
+from streams.cli.main import PIPELINES
+from streams.pipeline import load
+from tests.streams.cli.conftest import Weir, Write
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -51,9 +55,6 @@ SOME = [
     {"text": f"words {number}", "label": LABELS[number % 3], "lang": ["en", "pt"][number % 2]} for number in range(60)
 ]
 
-Weir = Callable[..., tuple[int, str, str]]
-Write = Callable[[Iterable[Mapping[str, Any]]], Path]
-
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstantEngine]:
@@ -67,19 +68,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstantEngine]:
 
 
 @pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Weir:
-    """`weir("eval", "--json")`: exit status, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "220")
+def weir(weir: Weir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Weir:
+    """In a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+    return weir
 
 
 @pytest.fixture
@@ -87,16 +79,6 @@ def pipeline(tmp_path: Path) -> Path:
     file = tmp_path / "chat.yaml"
     file.write_text(PIPELINE, encoding="utf-8")
     return file
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def rows(given: Iterable[Mapping[str, Any]]) -> Path:
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
-        return file
-
-    return rows
 
 
 @pytest.fixture
@@ -124,6 +106,26 @@ def surely(wrong: int = 0) -> list[dict[str, Any]]:
     for row in rows[:wrong]:
         row["label"] = "spam"
     return rows
+
+
+def test_a_screen_is_measured_before_the_model_and_alone(evaluate: Evaluate, pipeline: Path) -> None:
+    shipped = load(PIPELINES / "community-moderation.yaml").stages[0].cascade
+    assert shipped is not None
+    cascade = json.dumps(shipped.model_dump(exclude_unset=True) | {"pass_below": 0.2, "flag_from": 0.8})
+    pipeline.write_text(PIPELINE + f"    cascade: {cascade}\n", encoding="utf-8")
+    plain = ("see you on friday, bring some apples", "thanks, that fixed my problem")
+    rude = ("you are a fucking idiot, shut up bitch",)
+    rows = [{"text": text, "label": "ok"} for text in plain] + [{"text": text, "label": "insult"} for text in rude]
+    found = evaluate([*rows, *surely()])
+    model, both, screen = found["subjects"]
+    assert [each["name"] for each in found["subjects"]] == ["small", "small + community-1", "community-1"]
+    assert [each["rows"] for each in found["subjects"]] == [123] * 3
+    risks = read_screen(screen_file(shipped.screen), shipped.sha256).risks([row["text"] for row in [*rows, *surely()]])
+    asked = sum(0.2 <= risk < 0.8 for risk in risks)
+    assert [each["work"]["asked"] for each in found["subjects"]] == [123, asked, 0]
+    assert 0 < asked < 123
+    assert both["work"]["cost_usd"] == pytest.approx(model["work"]["cost_usd"] * asked / 123, rel=0.05)
+    assert sum(map(sum, screen["confusion"]["counts"])) == 123
 
 
 def test_figures_are_those_of_the_engine(evaluate: Evaluate) -> None:
@@ -334,9 +336,7 @@ def test_missing_extra_is_told(weir: Weir, monkeypatch: pytest.MonkeyPatch) -> N
 
 class TestStore:
     @pytest.fixture(autouse=True)
-    def _stored(self, store: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
-        monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", store.database)
+    def _stored(self, store: StoreSettings, clickhouse: None) -> None:
         client = connect(store)
         for table in ("evaluations_raw", "evaluation_rows_raw"):
             client.command(f"TRUNCATE TABLE {table}")

@@ -1,9 +1,9 @@
 """`weir lineage`, on a real store."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,32 +12,18 @@ from clickhouse_connect.driver.client import Client
 
 from sinks.clickhouse import StoreSettings, connect
 from sinks.rows import LineageEdgeRow, ReviewRow, SourceRow, VerdictRow
-from streams.cli import main
 from streams.identity import event_row_id, time_ms, uuid_text
+from tests.streams.cli.conftest import Weir
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 SOURCE, VERDICT = (event_row_id(time_ms(NOW), "test", name) for name in ("source", "verdict"))
 
-Weir = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: StoreSettings) -> Weir:
-    """`weir("--down", row)`: exit status, standard output, standard error."""
-    monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
-    monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", store.database)
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", "lineage", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+def weir(weir: Weir, clickhouse: None) -> Weir:
+    return partial(weir, "lineage")
 
 
 @pytest.fixture(scope="module")

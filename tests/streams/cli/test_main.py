@@ -1,10 +1,8 @@
 """The command `weir`, on real servers."""
 
 import asyncio
-import io
 import json
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,42 +16,15 @@ from sinks.clickhouse import StoreSettings
 from sinks.rows import LineageEdgeRow, SourceRow
 from sinks.writer import Writer
 from streams.asyncapi import document
-from streams.cli import main
 from streams.identity import uuid_text
 from streams.metrics import document as metrics_page
 from streams.pipeline import Pipeline, load_all
 from streams.settings import document as settings_page
+from tests.streams.cli.conftest import Weir
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
-
-Weir = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Weir:
-    """`weir("check", path)`: exit status, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def kafka(broker: TansuBroker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIR_KAFKA_URL", broker.url)
-
-
-@pytest.fixture
-def clickhouse(store: StoreSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
-    monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", store.database)
 
 
 def test_good_pipelines_are_told(weir: Weir, shipped: Path) -> None:
@@ -137,8 +108,7 @@ def test_what_is_produced_can_be_read(weir: Weir, topic: str, tmp_path: Path, mo
         '{"text": "héllo", "id": "e-1", "thread": "t", "label": "ok"}\n\n{"text": "two"}\n', encoding="utf-8"
     )
     assert weir("produce", topic, file, "--source", "/here")[:2] == (0, f"published 2 messages to {topic}\n")
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"text": "three"}\n'))
-    assert weir("produce", topic)[:2] == (0, f"published 1 messages to {topic}\n")
+    assert weir("produce", topic, answer='{"text": "three"}\n')[:2] == (0, f"published 1 messages to {topic}\n")
     status, out, _ = weir("tail", topic, "--from-start", "-n", 3)
     first, second, third = map(json.loads, out.splitlines())
     assert status == 0

@@ -2,49 +2,31 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.embedded.broker import TansuBroker
 from sinks.clickhouse import StoreSettings, connect
 from sinks.rows import PromptRow, SourceRow, VerdictRow
 from streams import topics
-from streams.cli import main
 from streams.identity import event_row_id, stage_row_id, time_ms
 from streams.pipeline import load
 from streams.settings import Settings
+from tests.streams.cli.conftest import Weir
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOSTILE = "\x1b[2J"
 
-Weir = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def weir(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: StoreSettings, broker: TansuBroker
-) -> Weir:
-    """`weir("--stage", "watch/judge")`: exit status, standard output, standard error."""
-    monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
-    monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", store.database)
-    monkeypatch.setenv("WEIR_KAFKA_URL", broker.url)
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", "rerun", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+def weir(weir: Weir, clickhouse: None, kafka: None) -> Weir:
+    return partial(weir, "rerun")
 
 
 @pytest.fixture

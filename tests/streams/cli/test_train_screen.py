@@ -2,46 +2,22 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inference.screen.model import load
-from streams.cli import main
 from tests.inference.screen.conftest import sentences
+from tests.streams.cli.conftest import Weir, Write
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
-Weir = Callable[..., tuple[int, str, str]]
-Write = Callable[..., Path]
-
 
 @pytest.fixture
-def weir(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Weir:
-    """`weir("--data", file)`: exit status, standard output, standard error of `weir train-screen`."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["weir", "train-screen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def rows(given: Iterable[Mapping[str, Any]], name: str = "rows.jsonl") -> Path:
-        file = tmp_path / name
-        file.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
-        return file
-
-    return rows
+def weir(weir: Weir) -> Weir:
+    return partial(weir, "train-screen")
 
 
 def labelled(count: int = 500, seed: int = 1) -> list[dict[str, Any]]:
@@ -126,12 +102,12 @@ def test_contradictions_are_counted(weir: Weir, write: Write, tmp_path: Path) ->
             (),
             "row 1: label 'grumpkin' is neither true or false nor a number from 0 to 1; --flagged says",
         ),
-        ([{"text": "a", "label": 2}], (), "row 1: label 2 is neither true or false nor a number from 0 to 1"),
+        ([{"text": "a", "label": 2}], (), "row 1: label '2' is neither true or false nor a number from 0 to 1"),
         ([{"text": "a", "label": float("nan")}], (), "is not JSON"),
         (
             [{"text": "a", "verdict": "ok"}],
             (),
-            "row 1 has no label in the field 'label'; its fields are: text, verdict",
+            "no row has the field 'label' (--label-field); the fields are: text, verdict",
         ),
         ([{"text": " ", "label": 1}], (), "row 1 has no text in the field 'text'"),
         (labelled(10), ("--flagged", "hate"), "no row has the label 'hate'; there are: "),

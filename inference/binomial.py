@@ -1,4 +1,7 @@
-"""Exact statements about a share from a count: no approximation, so they also hold for few rows."""
+"""Exact statements about a share from a count: no approximation, so they also hold for few rows.
+
+Needs the extra `eval` or `screen`.
+"""
 
 import math
 from typing import NamedTuple
@@ -51,7 +54,6 @@ def clopper_pearson(count: int, rows: int, confidence: float) -> Interval | None
     """The two-sided interval of Clopper and Pearson (1934); None where there are no rows."""
     if not rows:
         return None
-    miss = (1 - confidence) / 2
-    low = float(beta.ppf(miss, count, rows - count + 1)) if count else 0.0
-    high = float(beta.ppf(1 - miss, count + 1, rows - count)) if count < rows else 1.0
+    each = (1 + confidence) / 2
+    low, high = lower_bound(count, rows, each), 1 - lower_bound(rows - count, rows, each)
     return Interval(count / rows, low, high, count, rows)
