@@ -21,6 +21,8 @@ from deploy.embedded.broker import TansuBroker
 from deploy.embedded.process import ChildProcess, free_port, http_ok
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import connect
+from sinks.migrate import migrate
+from streams import pipeline, topics
 from streams.cli.main import PIPELINES
 from streams.cloudevents import rfc3339
 from streams.demo.calls import shipped
@@ -134,10 +136,8 @@ async def observed(folder: Path, prometheus: Path) -> AsyncIterator[Observed]:
         )
         service = Service(settings, folder)
         scraper = stack.enter_context(_prometheus(folder, prometheus, settings.web_port))
-        await asyncio.gather(
-            asyncio.to_thread(service.weir, "migrate"),
-            asyncio.to_thread(service.weir, "topics", "create", "--pipelines", str(pipelines), "--partitions", "1"),
-        )
+        migrate(settings.store)
+        await topics.create(settings, topics.topics_of(pipeline.load_all([pipelines])), partitions=1, replication=1)
         started = grafana.now() - 60  # rollups are by the minute
         stack.enter_context(service.worker(pipelines))
         client = stack.enter_context(closing(connect(settings.store)))
