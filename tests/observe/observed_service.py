@@ -21,6 +21,8 @@ from deploy.embedded.broker import TansuBroker
 from deploy.embedded.process import ChildProcess, free_port, http_ok
 from deploy.embedded.store import ChdbStore
 from sinks.clickhouse import connect
+from sinks.migrate import migrate
+from streams import pipeline, topics
 from streams.cli.main import PIPELINES
 from streams.cloudevents import rfc3339
 from streams.demo.calls import shipped
@@ -65,7 +67,7 @@ sla: 30s
 stages:
   - name: moderate
     writes: learning.verdicts
-    cascade: {{screen: community-1, sha256: {_SCREEN}, target: 0.5, audit: 0.5}}
+    cascade: {{screen: community-1, sha256: {_SCREEN}, target: 0.5, rows: 50, audit: 0.5}}
 {_JUDGE}"""
 _LIMITED = """
 name: limited
@@ -89,6 +91,8 @@ stages:
         - {name: account, definition: login}
       calibration: {content_free: [hello]}
 """
+_TOPICS = ("watched.messages", "learning.messages")
+_ALL_JUDGE = "count(count by (pipeline) (weir_cost_usd_total > 0)) == 4"
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,9 @@ async def observed(folder: Path, prometheus: Path) -> AsyncIterator[Observed]:
         )
         service = Service(settings, folder)
         scraper = stack.enter_context(_prometheus(folder, prometheus, settings.web_port))
-        service.weir("migrate")
-        service.weir("topics", "create", "--pipelines", str(pipelines), "--partitions", "1")
-        started = grafana.now() - 5
+        migrate(settings.store)
+        await topics.create(settings, topics.topics_of(pipeline.load_all([pipelines])), partitions=1, replication=1)
+        started = grafana.now() - 60  # rollups are by the minute
         stack.enter_context(service.worker(pipelines))
         client = stack.enter_context(closing(connect(settings.store)))
         looks = _Looks(scraper.url, client)
@@ -145,32 +149,39 @@ async def observed(folder: Path, prometheus: Path) -> AsyncIterator[Observed]:
 
 async def _exercise(service: Service, engine: "_Child", messages: Sequence[dict[str, Any]], looks: "_Looks") -> Any:
     """The traffic. Returns the row id of a verdict that was reviewed and reused, and the id of its event."""
-    engine.fail(3)
     late = rfc3339(datetime.now(UTC) - timedelta(hours=1))
     async with (
         service.reading("watched.verdicts") as judged,
         service.reading("watched.messages.dlq") as dead,
         Producer(service.settings, "/test") as producer,
     ):
-        await asyncio.gather(
-            *(producer.publish(topic, row) for topic in ("watched.messages", "learning.messages") for row in messages),
-            producer.publish("watched.messages", {"id": "late", "text": "this one is late", "time": late}),
-            *(producer.publish("limited.tickets", row) for row in _tickets()),
-            service.publish("watched.messages", *[Message(b"{no json")] * 3),
-            _publish_calls(producer),
-        )
+        # In two parts: Prometheus sees a counter grow only if it was there at the scrape before.
+        for part in (0, 1):
+            engine.fail(1)
+            await asyncio.gather(
+                *(producer.publish(topic, row) for topic in _TOPICS for row in messages[part::2]),
+                *(producer.publish("limited.tickets", row) for row in _tickets()[part::2]),
+                service.publish("watched.messages", *[Message(b"{no json")] * 3),
+                _publish_call(producer, part),
+            )
+            if part == 0:
+                await wait_for(lambda: looks.sees(_ALL_JUDGE))
+        await producer.publish("watched.messages", {"id": "late", "text": "this one is late", "time": late})
         found = verdicts(await judged.until(lambda records: len(verdicts(records)) > ROWS))
-        await dead.count(3)
+        await dead.count(6)
         by_model = [verdict for verdict in found.values() if (verdict["screening"] or {}).get("tier") == "model"]
         assert len(by_model) > 5
         again = by_model[0]
         words = next(row["text"] for row in messages if row["id"] == again["source"]["id"])
         await producer.publish("watched.messages", {"id": "again", "text": words})
         await producer.publish("limited.tickets", {"id": "frugal-2", "text": "where is it?", "tenant": "frugal"})
-        await service.publish("reviews", *(_review(verdict, place) for place, verdict in enumerate(by_model[:6])))
+        reviews = [_review(verdict, place) for place, verdict in enumerate(by_model[:6])]
+        await service.publish("reviews", *reviews[:3])
+        await wait_for(lambda: looks.sees("sum(weir_reviews_total) == 3"))
+        await service.publish("reviews", *reviews[3:])
         await judged.until(lambda records: "again" in verdicts(records))
     await wait_for(lambda: looks.sees("weir_cascade_recall_ratio"))
-    await wait_for(lambda: looks.sees("sum(weir_corrections_total) > 0"))
+    await wait_for(lambda: looks.sees("sum(weir_reviews_total) == 6"))
     await wait_for(lambda: looks.sees("sum(weir_rows_deferred_total) > 0"))
     await wait_for(lambda: looks.stored("SELECT count() FROM cascade_fits"))
     await wait_for(lambda: looks.stored("SELECT count() FROM engine_usage WHERE use = 'judged'"))
@@ -191,17 +202,16 @@ def _tickets() -> list[dict[str, Any]]:
     return [{"id": f"{who}-{n}", "text": f"ticket {n} of {who}", "tenant": who} for n, who in enumerate(tenants)]
 
 
-async def _publish_calls(producer: Producer) -> None:
-    calls, documents = shipped()
-    call = calls[0]
+async def _publish_call(producer: Producer, place: int) -> None:
+    """A call with its documents, and the first turns of another one."""
+    calls, documents = shipped(2)
+    call, other = calls[place], calls[place + 2]
     for document in documents:
         if document["id"] in call["documents"]:
             await producer.publish("calls.documents", document, key=document["id"])
-    for turn in turns_of(call, datetime.now(UTC) - timedelta(minutes=5)):
-        await producer.publish("calls.turns", turn)
-    open_call = {**calls[1], "turns": calls[1]["turns"][:-1]}
-    for turn in turns_of(open_call, datetime.now(UTC) - timedelta(minutes=5)):
-        await producer.publish("calls.turns", {**turn, "final": False})
+    turns = list(turns_of(call, datetime.now(UTC) - timedelta(minutes=5)))
+    turns += list(turns_of(other, datetime.now(UTC) - timedelta(minutes=5)))[:3]
+    await asyncio.gather(*(producer.publish("calls.turns", turn) for turn in turns))
 
 
 def _traffic(name: str) -> list[dict[str, Any]]:

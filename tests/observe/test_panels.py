@@ -56,10 +56,14 @@ async def _unanswered(service: Observed, queries: list[Query], identity: str) ->
         await asyncio.sleep(0.5)
 
 
+def _said(found: dict[str, str]) -> str:
+    return "\n".join(f"{name}: {reason}" for name, reason in found.items())
+
+
 async def test_every_panel_is_filled(service: Observed) -> None:
-    assert await _unanswered(service, grafana.queries(), service.row) == {}
+    assert _said(await _unanswered(service, grafana.queries(), service.row)) == ""
 
 
 async def test_words_are_found_by_the_id_that_their_producer_gave_them(service: Observed) -> None:
     queries = [query for query in grafana.queries() if query.board == "lineage" and query.panel not in NOT_OF_WORDS]
-    assert await _unanswered(service, queries, service.event) == {}
+    assert _said(await _unanswered(service, queries, service.event)) == ""

@@ -174,11 +174,13 @@ def board(docs: str) -> Dashboard:
             stacked=True,
         )
     )
-    for title, metric, about in (
+    target = over_time(f"{NAME} target", f"max by (pipeline, stage) (weir_cascade_target_ratio{{{STAGE}}})")
+    for title, metric, about, *more in (
         (
             "Audited recall",
             "weir_cascade_recall_ratio",
             "Of what the model flags among audited rows, the share that the screen does not let pass, since the fit.",
+            target,
         ),
         (
             "Calls saved",
@@ -199,9 +201,9 @@ def board(docs: str) -> Dashboard:
                 [
                     over_time(
                         f"{NAME} {{{{bound}}}}",
-                        # Workers look at the same rows; one that looked later has seen more.
-                        f"avg by (pipeline, stage, bound) ({metric}{{{STAGE}}})",
-                    )
+                        f"max by (pipeline, stage, bound) ({metric}{{{STAGE}}})",
+                    ),
+                    *more,
                 ],
                 ["cascade.md", DOUBT],
             )
