@@ -80,7 +80,9 @@ lock: ## resolve requirements.lock anew, and what the container images take of i
 	$(LOCK) -c requirements.lock --output-file $(IMAGES)/build.lock $(IMAGES)/build.in
 
 clean: ## remove what was made here
-	rm -rf $(VENV) .venv-vllm .kafka *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .kafka .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include deploy/kafka/kafka.mk
 include deploy/vllm/vllm.mk
+include deploy/tools/prometheus.mk
+include deploy/tools/check.mk
