@@ -1,0 +1,4 @@
+"""x"""
+from deploy.check.report import Report
+def check(report: Report) -> None:
+    """x"""
