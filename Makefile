@@ -95,3 +95,4 @@ clean: ## remove what was made here
 include deploy/kafka/kafka.mk
 include deploy/vllm/vllm.mk
 include deploy/tools/prometheus.mk
+include deploy/tools/check.mk
