@@ -24,6 +24,7 @@ from streams.origin import origin_of
 from streams.publisher import Publisher
 from streams.sla import StageSla, watched
 from streams.topics import dead_letters
+from streams.tracing import UNTRACED, Tracing
 from streams.usage import UsageLedger
 from streams.window import Turn, Turns, Window
 
@@ -47,6 +48,7 @@ class Services:
     dead_letters: DeadLetterLimit
     rows_in_flight: int
     stop_worker: Callable[[Exception], None]
+    tracing: Tracing = UNTRACED
 
 
 class Agent(ABC):
@@ -76,6 +78,7 @@ class Agent(ABC):
         self._metrics = services.metrics
         self._dead_letters = services.dead_letters
         self._stop_worker = services.stop_worker
+        self._tracing = services.tracing
         self._tasks: set[asyncio.Task[None]] = set()
         # Looked up once: a row is counted in each of them.
         self._received = self._metrics.received.labels(*self._labels)
@@ -120,7 +123,8 @@ class Agent(ABC):
         size = size_of(delivery.message)
         await window.enter(size)
         self._received.inc()
-        self._start(self._work(delivery, size, self._job(delivery.message), window))
+        job = self._tracing.process(delivery.message, self.name, self._job(delivery.message))
+        self._start(self._work(delivery, size, job, window))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -162,6 +166,7 @@ class Agent(ABC):
         letter = dlq.letter(message, error, self.name, datetime.now(UTC))
         await self._publisher.send(dead_letters(origin_of(message).topic), letter.key, letter.value, letter.headers)
         self.sla.leave(id(message))
+        self._tracing.dead_letter(error.reason)
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
 
