@@ -115,12 +115,13 @@ class OtelTracing(Tracing):
 
     def assemble(self, row_ids: Sequence[int]) -> Span:
         """In the trace of the row that was the last, with links to the others as far as they are known here."""
-        known = list(dict.fromkeys(filter(None, map(self._rows.get, row_ids))))
+        known = {span.span_id: span for span in map(self._rows.get, row_ids) if span is not None}
         if (current := _current()).trace_flags.sampled:
-            known = [*(row for row in known if row != current), current]
+            known.pop(current.span_id, None)
+            known[current.span_id] = current
         if not known:
             return UNRECORDED
-        *others, last = known
+        *others, last = known.values()
         parent = trace.set_span_in_context(trace.NonRecordingSpan(last))
         return _Recorded(self._tracer.start_span("assemble", parent, links=[Link(row) for row in others]))
 
