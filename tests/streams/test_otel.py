@@ -17,9 +17,11 @@ from aiohttp import web
 from bench.instant_engine import Server
 from deploy.embedded.process import free_port
 from inference.engine import LabelToken, Prompt
+from inference.judgement import Screening
 from inference.openai import EngineSettings, OpenAiEngine
 from sinks.clickhouse import StoreSettings
 from streams import topics
+from streams.budgets import BudgetSpent
 from streams.pipeline import Pipeline
 from streams.settings import Settings
 from streams.worker import Worker
@@ -305,6 +307,27 @@ async def test_what_is_assembled_goes_on_in_the_trace_of_the_last_row_and_links_
     assert headers == [("ce_id", b"1"), ("traceparent", traceparent_of(sent).encode())]
     with tracing.assemble([98, 99]), tracing.sending("calls.transcripts", []) as headers:
         assert headers == []
+
+
+async def test_what_the_screen_said_and_a_limit_that_is_past_are_no_failures(spans: Spans) -> None:
+    async def screened() -> None:
+        with spans.tracing.judge("moderate", 1):
+            with spans.tracing.screen() as span:
+                span.screened(Screening("community-1-1", 0.25, "model", audited=True))
+            raise BudgetSpent
+
+    with pytest.raises(BudgetSpent):
+        await spans.tracing.process(Place(1, SAMPLED), "a/b", screened())
+    (screen,), (judged,) = spans.named("screen"), spans.named("moderate")
+    assert screen.attributes == {
+        "weir.screen": "community-1-1",
+        "weir.risk": 0.25,
+        "weir.tier": "model",
+        "weir.audited": True,
+    }
+    assert screen.parent.span_id == judged.context.span_id
+    assert judged.attributes["weir.past_limit"] == "budget"
+    assert judged.status.status_code is StatusCode.UNSET
 
 
 @pytest.mark.parametrize("answers", [False, True], ids=["nobody listens", "it never answers"])
