@@ -92,7 +92,7 @@ def _ids(labels: Sequence[LabelToken]) -> list[int]:
     return [i for i in ids if i is not None]
 
 
-def _request_usage(answer: Mapping[str, Any]) -> Usage:
+def usage_of_request(answer: Mapping[str, Any]) -> Usage:
     usage = answer.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
@@ -168,9 +168,9 @@ class Vllm:
     def usage(self, answer: Mapping[str, Any]) -> list[Usage]:
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         if len(choices) < 2:
-            return [_request_usage(answer)]
+            return [usage_of_request(answer)]
         prompts = [_numbers(choice["prompt_token_ids"]) for choice in choices]
-        beginning = _first(_request_usage(answer).cached_tokens, prompts[-1])
+        beginning = _first(usage_of_request(answer).cached_tokens, prompts[-1])
         return [
             Usage(prompt.count(b","), len(choice["token_ids"]), _common(prompt, beginning))
             for choice, prompt in zip(choices, prompts, strict=True)
@@ -191,6 +191,7 @@ class _VllmChoice(TypedDict, total=False):
 
 
 class _VllmAnswer(TypedDict, total=False):
+    model: Any
     choices: list[_VllmChoice]
     usage: Any
 
@@ -261,7 +262,7 @@ class LlamaCpp:
         return tuple(Token(str(token["token"]), float(token["logprob"])) for token in content)
 
     def usage(self, answer: Mapping[str, Any]) -> list[Usage]:
-        return [_request_usage(answer)]
+        return [usage_of_request(answer)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +295,7 @@ class OpenAi:
         return _completion_tokens(choice)
 
     def usage(self, answer: Mapping[str, Any]) -> list[Usage]:
-        return [_request_usage(answer)]
+        return [usage_of_request(answer)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +330,7 @@ class Votes:
         return ()
 
     def usage(self, answer: Mapping[str, Any]) -> list[Usage]:
-        return [_request_usage(answer)]
+        return [usage_of_request(answer)]
 
 
 def _is_answer(answer: str, word: str) -> bool:

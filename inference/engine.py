@@ -28,11 +28,12 @@ class Prompt(Struct, frozen=True):
     """What the model reads.
 
     shared: its beginning, as far as many prompts have it in common; the engine's prefix cache pays for it once. own:
-    the rest.
+    the rest. asker: what `inference.tracing` calls one; no part of what is read.
     """
 
     shared: str
     own: str
+    asker: object | None = None
 
     @property
     def text(self) -> str:

@@ -16,12 +16,13 @@ from msgspec import structs
 from inference.batcher import Batcher
 from inference.breaker import Breaker, State
 from inference.concurrency import Concurrency
-from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, detect, load_of
-from inference.engine import ANYONE, Caller, Completion, LabelToken, Prompt, Score, Writing
+from inference.dialects import DIALECTS, UNKNOWN_SHAPE, Dialect, detect, load_of, usage_of_request
+from inference.engine import ANYONE, Caller, Completion, LabelToken, Prompt, Score, Usage, Writing
 from inference.errors import AttemptsExhausted, EngineBusy, EngineMisconfigured, EngineUnavailable, PromptRejected
 from inference.http import Http
 from inference.metering import Meter
 from inference.retrying import Budget, Retries
+from inference.tracing import Request, RequestTracing
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +75,15 @@ class OpenAiEngine:
         settings: EngineSettings,
         on_retry: Callable[[str], None] = lambda reason: None,
         on_limit: Callable[[int], None] = lambda limit: None,
+        tracing: RequestTracing | None = None,
     ) -> None:
         """on_retry: told of each failed attempt, by a `inference.errors.Reason`. on_limit: told how many prompts may be
-        in flight, whenever that changes.
+        in flight, whenever that changes. tracing: follows the requests that ask for somebody.
         """
         self._settings = settings
         self._http = Http(settings.url, settings.api_key, settings.timeout, settings.ca_file)
         self._on_limit = on_limit
+        self._tracing = tracing
         self._dialect: Dialect = DIALECTS["openai"]
         self._model = settings.model
         self._context_tokens = settings.context_tokens
@@ -204,14 +207,20 @@ class OpenAiEngine:
             return [int(token) for token in answer["tokens"]]
 
     async def score(self, prompt: Prompt, labels: Sequence[LabelToken], caller: Caller = ANYONE) -> Score:
-        answer = await self._batcher.submit(tuple(labels), prompt, caller)
+        answer = await self._batcher.submit(tuple(labels), self._asked(prompt), caller)
         assert isinstance(answer, Score)
         return answer
 
     async def generate(self, prompt: Prompt, writing: Writing, caller: Caller = ANYONE) -> Completion:
-        answer = await self._batcher.submit(writing, prompt, caller)
+        answer = await self._batcher.submit(writing, self._asked(prompt), caller)
         assert isinstance(answer, Completion)
         return answer
+
+    def _asked(self, prompt: Prompt) -> Prompt:
+        """The prompt with who asks it, if that is to be told."""
+        if self._tracing is None or (asker := self._tracing.asker()) is None:
+            return prompt
+        return structs.replace(prompt, asker=asker)
 
     async def ready(self) -> str | None:
         try:
@@ -303,7 +312,7 @@ class OpenAiEngine:
         seconds = time.perf_counter() - started
         self._concurrency.answered(len(prompts))
         self._answered += 1
-        self._known_good = question, prompts[-1]
+        self._known_good = question, prompts[-1] if self._tracing is None else structs.replace(prompts[-1], asker=None)
         pairs = zip(answers, shares, strict=True)
         return [structs.replace(answer, seconds=seconds, engine_seconds=share) for answer, share in pairs]
 
@@ -315,7 +324,22 @@ class OpenAiEngine:
     async def _complete(self, prompts: Sequence[Prompt], parameters: dict[str, Any]) -> dict[str, Any]:
         prompt = prompts[0].text if len(prompts) == 1 else [prompt.text for prompt in prompts]
         body = {"model": self._model, "prompt": prompt, **parameters}
-        return await self._http.call("POST", "/v1/completions", body, self._dialect.read)
+        ask = partial(self._http.call, "POST", "/v1/completions", body, self._dialect.read)
+        if self._tracing is None or not (askers := [prompt.asker for prompt in prompts if prompt.asker is not None]):
+            return await ask()
+        request = Request(
+            provider=self._dialect.name,
+            model=self._model,
+            url=self._http.root,
+            prompts=len(prompts),
+            max_tokens=int(parameters["max_tokens"]),
+            temperature=float(parameters["temperature"]),
+            askers=askers,
+        )
+        with self._tracing.request(request) as answered:
+            answer = await ask()
+            answered(str(answer.get("model") or self._model), _used(answer))
+            return answer
 
     async def _score(self, labels: Labels, prompts: Sequence[Prompt]) -> list[Score]:
         answer = await self._complete(prompts, self._dialect.scoring(labels))
@@ -362,6 +386,14 @@ class OpenAiEngine:
             raise EngineUnavailable(
                 f"engine {self._http.root}{path} answered JSON of an unknown shape", "bad_answer"
             ) from error
+
+
+def _used(answer: dict[str, Any]) -> Usage:
+    """What a request used; nothing where its answer does not say, which is found out where answers are read."""
+    try:
+        return usage_of_request(answer)
+    except UNKNOWN_SHAPE:
+        return Usage()
 
 
 def _normalised(logprobs: Sequence[float]) -> tuple[float, ...]:

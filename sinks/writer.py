@@ -50,11 +50,15 @@ class Writer:
         batch_rows: int = 5000,
         linger: float = 0.2,
         on_flush: Callable[[int, float], None] = lambda rows, seconds: None,
+        on_submit: "Callable[[asyncio.Future[None], int], None]" = lambda stored, rows: None,
     ) -> None:
-        """on_flush: called with the number of rows kept and the seconds of each batch that ClickHouse acknowledged."""
+        """on_flush: called with the number of rows kept and the seconds of each batch that ClickHouse acknowledged.
+        on_submit: called with what `submit` returns, and the number of rows.
+        """
         self._batch_rows = batch_rows
         self._linger = linger
         self._on_flush = on_flush
+        self._on_submit = on_submit
         self._waiting: list[_Submission] = []
         self._rows_waiting = 0
         self.rows_held = 0
@@ -86,6 +90,7 @@ class Writer:
         self._arrived.set()
         if self._rows_waiting >= self._batch_rows:
             self._full.set()
+        self._on_submit(submission.done, len(rows))
         return submission.done
 
     async def close(self) -> None:

@@ -27,6 +27,7 @@ from streams.publisher import Publisher
 from streams.redact import Redactor
 from streams.sla import StageSla, watched
 from streams.topics import dead_letters
+from streams.tracing import UNTRACED, Tracing
 from streams.usage import UsageLedger
 from streams.window import Turn, Turns, Window
 
@@ -51,6 +52,7 @@ class Services:
     dead_letters: DeadLetterLimit
     rows_in_flight: int
     stop_worker: Callable[[Exception], None]
+    tracing: Tracing = UNTRACED
 
 
 class Agent(ABC):
@@ -81,6 +83,7 @@ class Agent(ABC):
         self._erased = services.erased
         self._dead_letters = services.dead_letters
         self._stop_worker = services.stop_worker
+        self._tracing = services.tracing
         self._tasks: set[asyncio.Task[None]] = set()
         # Looked up once: a row is counted in each of them.
         self._received = self._metrics.received.labels(*self._labels)
@@ -128,7 +131,8 @@ class Agent(ABC):
         size = size_of(delivery.message)
         await window.enter(size)
         self._received.inc()
-        self._start(self._work(delivery, size, self._job(delivery.message), window))
+        job = self._tracing.process(delivery.message, self.name, self._job(delivery.message))
+        self._start(self._work(delivery, size, job, window))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -170,6 +174,7 @@ class Agent(ABC):
         letter = dlq.letter(message, error, self.name, datetime.now(UTC))
         await self._publisher.send(dead_letters(origin_of(message).topic), letter.key, letter.value, letter.headers)
         self.sla.leave(id(message))
+        self._tracing.dead_letter(error.reason)
         self._metrics.dead_letters.labels(*self._labels, error.reason).inc()
         log.warning("%s[%d]@%d: dead letter: %s", message.topic, message.partition, message.offset, error)
 

@@ -141,6 +141,7 @@ class AssembleAgent(TextAgent):
             held.coming -= size
         held = await self._hold(key)  # the partition may have gone and come meanwhile
         held.call.add(turn)
+        self._tracing.keep(turn.row_id)
         held.waits = min(held.waits, turn.time.timestamp())
         held.touched = self._clock()
         self._held.move_to_end(key)
@@ -219,8 +220,9 @@ class AssembleAgent(TextAgent):
         call = held.call
         while (transcript := self._transcript(key, call)) is not None and transcript.row_id != call.transcript:
             messages = len(call.messages)
-            await self._publisher.send(self._writes, key.call.encode(), transcript.value, transcript.headers)
-            await self._writer.write(transcript.rows(key, messages, by, self._first, datetime.now(UTC)))
+            with self._tracing.assemble([turn.row_id for turn in call.messages.values()]):
+                await self._publisher.send(self._writes, key.call.encode(), transcript.value, transcript.headers)
+                await self._writer.write(transcript.rows(key, messages, by, self._first, datetime.now(UTC)))
             self._closed.labels(*self._labels, "correction" if call.transcript else by).inc()
             call.transcript = transcript.row_id
             held.waits = math.inf

@@ -33,7 +33,7 @@ _CLOUDEVENTS = {
     "ce_type": "what it is",
     "ce_time": "when it happened, RFC 3339",
     "ce_subject": "what it is about",
-    "traceparent": "W3C trace context; a verdict carries that of its message",
+    "traceparent": "W3C trace context; a verdict carries that of its message, or of the span that sent it",
 }
 
 _ORIGIN = {

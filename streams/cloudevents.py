@@ -12,10 +12,13 @@ _JSON = b"application/json"
 def attributes(headers: Iterable[tuple[str, bytes | None]] | None) -> dict[str, str]:
     """The CloudEvents attributes among Kafka headers by name without `ce_`, and `traceparent`.
 
-    Headers that are not UTF-8 are left out: they belong to somebody else.
+    Headers that are not UTF-8 are left out: they belong to somebody else. The header `traceparent` goes before
+    `ce_traceparent`: the latter says where a trace began, the former who sent this message.
     """
     found: dict[str, str] = {}
     for name, value in headers or ():
+        if name == "ce_traceparent" and "traceparent" in found:
+            continue
         if value is not None and (name.startswith("ce_") or name == "traceparent"):
             try:
                 found[name.removeprefix("ce_")] = value.decode()

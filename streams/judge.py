@@ -40,7 +40,7 @@ from streams.verdicts import rows_of, verdict_from_store, verdict_of, verdict_ro
 from streams.window import Repeats, Turn, Window
 
 if TYPE_CHECKING:
-    from streams.cascade import Cascade
+    from streams.cascade import Cascade, Screened
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,9 @@ class JudgeAgent(TextAgent):
             self._metrics.recalled.labels(*self._labels).inc()
             await self._publish(event, verdict_from_store(stored, event), turn)
         else:
-            judgement, verdict, rows = await self._judge(message, event, earlier, row_id)
+            with self._tracing.judge(self._stage.task, row_id) as span:
+                judgement, verdict, rows = await self._judge(message, event, earlier, row_id)
+                span.judged(verdict)
             if self._erased.holds(event):  # while the model judged it
                 self._metrics.erased.labels(*self._labels).inc()
                 self.sla.leave(id(message))
@@ -250,7 +252,7 @@ class JudgeAgent(TextAgent):
             "\n\n".join(document.text for document in documents),
             caller,
         )
-        screened = await self.cascade.screen(row_id, event.text) if self.cascade else None
+        screened = await self._screen(self.cascade, row_id, event) if self.cascade else None
         shared = event.tenant not in self._stage.reuse.except_tenants
         key = key_of(event.tenant, passage.text, [passage.document, *passage.context]) if shared else None
         try:
@@ -287,6 +289,12 @@ class JudgeAgent(TextAgent):
         if found.row_id is not None:
             self._metrics.reused.labels(*self._labels).inc()
         return judgement, verdict, rows_of(event, context, documents, judgement, verdict, row_id)
+
+    async def _screen(self, cascade: "Cascade", row_id: int, event: Event) -> "Screened":
+        with self._tracing.screen() as span:
+            screened = await cascade.screen(row_id, event.text)
+            span.screened(screened.screening)
+            return screened
 
     async def _read_documents(self, event: Event) -> list[Document]:
         """The documents that the event names, as they were when it happened; those that are not there are left out."""

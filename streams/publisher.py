@@ -11,6 +11,7 @@ from streams.errors import TopicsMissing, WorkerMisconfigured
 from streams.kafka import MAX_DEAD_LETTER_BYTES, client_options
 from streams.patience import persist
 from streams.settings import Settings
+from streams.tracing import UNTRACED, Tracing
 
 _BACKOFF_SECONDS = 0.2
 # With the default of 16 KiB a burst of verdicts waits for its batch to leave, each of them woken by every batch.
@@ -25,7 +26,8 @@ class Publisher:
     when an acknowledgement was lost; readers tell by the row id.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracing: Tracing = UNTRACED) -> None:
+        self._tracing = tracing
         self._producer = AIOKafkaProducer(
             **client_options(settings),
             acks="all",
@@ -47,9 +49,10 @@ class Publisher:
         if key is None and value is None:
             key = b""  # aiokafka sends no message without both
         try:
-            await persist(
-                partial(self._producer.send_and_wait, topic, value, key, partition, headers=headers), _BACKOFF_SECONDS
-            )
+            with self._tracing.sending(topic, headers) as sent:
+                await persist(
+                    partial(self._producer.send_and_wait, topic, value, key, partition, headers=sent), _BACKOFF_SECONDS
+                )
         except MessageSizeTooLargeError as error:
             raise WorkerMisconfigured(
                 f"topic {topic} refuses a message of {len(value or b'')} bytes; raise its max.message.bytes "

@@ -140,6 +140,13 @@ class Settings(BaseSettings):
     openlineage_api_key: SecretStr = Field(default=SecretStr(""), description="sent as a bearer token")
     openlineage_namespace: str = Field(default="weir", min_length=1, description="OpenLineage namespace of the jobs")
 
+    tracing: bool = Field(
+        default=False, description="send OpenTelemetry traces; where to is said by OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    tracing_ratio: float = Field(
+        default=0.01, ge=0, le=1, description="share of the messages without traceparent that are traced"
+    )
+
     reviews_topic: str = Field(
         default="reviews", pattern=r"^[A-Za-z0-9._-]{0,200}$", description="people's reviews of verdicts; empty: none"
     )

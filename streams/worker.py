@@ -54,6 +54,7 @@ from streams.reviews import ReviewsAgent
 from streams.settings import Settings
 from streams.shares import Shares
 from streams.topics import deferred, topics_of
+from streams.tracing import UNTRACED, Tracing
 from streams.usage import UsageLedger
 from streams.web import WebServer
 from streams.window import Window
@@ -86,26 +87,33 @@ class Worker:
         settings: Settings,
         pipelines: Sequence[Pipeline],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        tracing: Tracing | None = None,
     ) -> None:
-        """now: by which days and budgets go. Raises WorkerMisconfigured."""
+        """now: by which days and budgets go. tracing: None for what the settings say. Raises WorkerMisconfigured."""
         _check_prices(settings, pipelines)
         self._topics = [topic.name for topic in topics_of(pipelines, settings.reviews_topic)]
         self._settings = settings
         self._pipelines = pipelines
         self._metrics = Metrics()
         self._runs = _run_events(settings, pipelines, self._metrics) if settings.openlineage_url else None
-        self._engine = OpenAiEngine(settings.engine, on_retry=self._retried, on_limit=self._metrics.engine_limit.set)
+        self._tracing = tracing or (_tracing(settings) if settings.tracing else UNTRACED)
+        self._engine = OpenAiEngine(
+            settings.engine,
+            on_retry=self._retried,
+            on_limit=self._metrics.engine_limit.set,
+            tracing=self._tracing.requests,
+        )
         self._metrics.engine_breaker.set_function(lambda: self._engine.breaker_state != "closed")
         self._metrics.engine_in_flight.set_function(lambda: self._engine.in_flight)
         self._metrics.engine_waiting.set_function(lambda: self._engine.waiting)
-        self._writer = Writer(settings.store, on_flush=self._flushed)
+        self._writer = Writer(settings.store, on_flush=self._flushed, on_submit=self._tracing.storing)
         self._metrics.sink_waiting.set_function(lambda: self._writer.rows_held)
         self._judged = Judged(settings.store)
         self._documents = Documents(settings.store)
         self._calls = Calls(settings.store)
         self._reviews = Reviews(settings.store)
         self._erasures = ErasureLog(settings.store)
-        self._publisher = Publisher(settings)
+        self._publisher = Publisher(settings, self._tracing)
         self._spend = Spend(settings.store)
         self._budgets = Budgets({pipeline.name: pipeline.limits for pipeline in pipelines}, self._spend, now)
         name = f"{socket.gethostname()}/{uuid4().hex[:12]}"
@@ -134,6 +142,7 @@ class Worker:
             dead_letters=DeadLetterLimit(settings.dead_letter_share),
             rows_in_flight=settings.rows_in_flight,
             stop_worker=self._stop_for,
+            tracing=self._tracing,
         )
         self._erased = erased
         self._admissions = {pipeline.name: self._admission(pipeline) for pipeline in pipelines}
@@ -203,6 +212,7 @@ class Worker:
         """
         with self._signals():
             async with AsyncExitStack() as stack:
+                stack.push_async_callback(self._tracing.close)
                 stack.push_async_callback(self._publisher.close)
                 stack.push_async_callback(self._web.close)
                 await self._web.start()
@@ -435,6 +445,15 @@ def _run_events(settings: Settings, pipelines: Sequence[Pipeline], metrics: Metr
             f"WEIR_OPENLINEAGE_URL needs the extra `openlineage`: pip install 'weir[openlineage]' ({error})"
         ) from error
     return RunEvents(settings, pipelines, metrics)
+
+
+def _tracing(settings: Settings) -> Tracing:
+    """Raises WorkerMisconfigured if the extra is not installed."""
+    try:
+        from streams.otel import OtelTracing
+    except ModuleNotFoundError as error:
+        raise WorkerMisconfigured(f"WEIR_TRACING needs the extra `otel`: pip install 'weir[otel]' ({error})") from error
+    return OtelTracing(settings)
 
 
 def _document_agents(pipelines: Sequence[Pipeline], services: Services) -> list[Agent]:

@@ -30,6 +30,7 @@ from streams.pipeline import Pipeline, Stage
 from streams.publisher import Publisher
 from streams.rates import Rates
 from streams.settings import Settings
+from streams.tracing import UNTRACED, Tracing
 from streams.usage import UsageLedger
 
 GetMessage = Callable[..., Any]
@@ -126,7 +127,8 @@ class Shared:
     ) -> tuple[JudgeAgent, OpenAiEngine]:
         """The agent of a stage, and the engine that it asks."""
         client = OpenAiEngine(
-            EngineSettings(engine_url, dialect="openai", prompts_in_flight=prompts_in_flight, context_tokens=100_000)
+            EngineSettings(engine_url, dialect="openai", prompts_in_flight=prompts_in_flight, context_tokens=100_000),
+            tracing=self.services.tracing.requests,
         )
         await client.connect()
         self.stack.push_async_callback(client.close)
@@ -150,13 +152,14 @@ async def share(
     rows_in_flight: int = 100,
     dead_letter_share: float = 1,
     now: Now = lambda: datetime.now(UTC),
+    tracing: Tracing = UNTRACED,
 ) -> Shared:
     """What a worker with this pipeline has; closed with the stack. The pipeline's topics are created."""
     await topics.create(settings, topics.topics_of([pipeline]), 1, 1)
-    publisher, metrics = Publisher(settings), Metrics()
+    publisher, metrics = Publisher(settings, tracing), Metrics()
     await publisher.start()
     stack.push_async_callback(publisher.close)
-    writer = Writer(store, linger=0.01)
+    writer = Writer(store, linger=0.01, on_submit=tracing.storing)
     writer.start()
     stack.push_async_callback(writer.close)
     judged, documents = Judged(store), Documents(store)
@@ -180,6 +183,7 @@ async def share(
         dead_letters=DeadLetterLimit(dead_letter_share),
         rows_in_flight=rows_in_flight,
         stop_worker=stopped_by.append,
+        tracing=tracing,
     )
     return Shared(services, budgets, stopped_by, stack)
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +68,10 @@ def test_whatever_headers_hold_can_be_read(given: list[tuple[str, bytes | None]]
 def test_times_have_milliseconds_and_a_z() -> None:
     assert rfc3339(datetime(2026, 11, 22, 9, 30, tzinfo=UTC)) == "2026-11-22T09:30:00.000Z"
     assert rfc3339(datetime(2026, 11, 22, 9, 30, 0, 999_999, tzinfo=UTC)) == "2026-11-22T09:30:00.999Z"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_who_sent_a_message_goes_before_where_its_trace_began(order: int) -> None:
+    both = [("traceparent", b"00-sent"), ("ce_traceparent", b"00-began")][::order]
+    assert attributes(both) == {"traceparent": "00-sent"}
+    assert attributes([("ce_traceparent", b"00-began")]) == {"traceparent": "00-began"}
