@@ -3,9 +3,9 @@
     python -m bench.footprint [--messages N] [--no-save]
 
 The worker, broker and store are real, the engine answers at once. Messages are those of the community sets where they
-are beside this checkout (tweets, 85 bytes in the mean), else the shipped ones; threads of four, so most rows read the one
-before. Bytes on disk are those after ClickHouse has merged all parts. Then messages arrive at a low rate, where requests
-and inserts are small, so that what a message takes can be told from what a request and an insert take: docs/scaling.md.
+are beside this checkout (tweets), else the shipped ones; in threads of four, so most rows read the one before. Bytes on
+disk are those after ClickHouse has merged all parts. Then requests have two prompts instead of sixteen, so that what a
+request takes can be told from what a message takes: docs/scaling.md.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,17 @@ from bench.scrape import scrape
 from bench.stand import Stand, stand
 from deploy.embedded.process import ChildProcess
 from sinks import clickhouse
+from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
+from sinks.writer import Writer
 from streams.kafka import client_options
-from streams.produce import Producer
 
 NAME = "footprint"
 
 _THREAD = 4  # messages
 _AUTHORS = 5000
-_SLOW = 200.0  # messages a second
-_SLOW_SECONDS = 20.0
+_SMALL = 2  # prompts of a request
+_FEW, _MANY = 10, 500  # messages of an insert
+_INSERTS = 20
 _READ, _READ_SECONDS = 1000, 60.0
 _PARTS = {"broker": "tansu", "store": "store_server", "engine": "instant_engine"}  # what their command lines have
 _TABLES = {
@@ -50,56 +53,67 @@ _TABLES = {
 }
 _SIZES = """
 SELECT table, sum(rows), sum(bytes_on_disk) FROM system.parts
-WHERE active AND database = currentDatabase() GROUP BY table
+WHERE active AND database = currentDatabase() AND startsWith(table, 'merged_') GROUP BY table
 """
 
 
 def measure(folder: Path, messages: int, console: Console) -> Section:
-    """Judge so many messages, then some that arrive slowly."""
-    rows, origin = real(messages + round(_SLOW * _SLOW_SECONDS))
+    """Judge so many messages, then others two a request."""
+    rows, origin = real(messages)
     with InstantEngine(folder) as engine, stand("tansu", engine.url, folder) as place:
-        asyncio.run(traffic.publish(place.settings, place.source, rows[:messages]))
-        with place.worker() as worker:
-            first, _ = place.stored(worker, messages // 10)
-            before = _Reading(worker, engine.url, place)
-            last, _ = place.stored(worker, messages)
-            fast = before.until(_Reading(worker, engine.url, place), last - first)
-            console.print(f"  a backlog: {fast}")
-            before = _Reading(worker, engine.url, place)
-            asyncio.run(_slowly(place, rows[messages:]))
-            place.stored(worker, len(rows))
-            slow = before.until(_Reading(worker, engine.url, place), len(rows) - messages)
-            console.print(f"  {_SLOW:.0f} a second: {slow}")
-            published = asyncio.run(_records(place, place.source))
-            verdicts = asyncio.run(_records(place, place.verdicts))
-            disk = _on_disk(place)
-    words = traffic.size(rows)
+        full = _judge(place, engine.url, rows)
+        console.print(f"  as it is: {full}")
+        published = asyncio.run(_records(place, place.source))
+        verdicts = asyncio.run(_records(place, place.verdicts))
+        disk = _on_disk(place)
+        heard = scrape(engine.url)
+        inserts = {size: asyncio.run(_inserts(place, size)) for size in (_FEW, _MANY)}
+        console.print(f"  inserts: {inserts}")
+    with (
+        InstantEngine(folder) as engine,
+        stand("tansu", engine.url, folder, engine_prompts_per_request=_SMALL) as place,
+    ):
+        small = _judge(place, engine.url, rows[: messages // 3])
+        console.print(f"  {_SMALL} prompts a request: {small}")
     named = {name: disk.get(table, 0.0) / len(rows) for table, name in _TABLES.items()}
+    kinds = (("as it is", full), ("small requests", small))
     return Section(
         NAME,
         [
-            Figure("text", words, "bytes"),
+            Figure("text", traffic.size(rows), "bytes"),
             Figure("message in Kafka", _size(published), "bytes"),
             Figure("verdict in Kafka", _size(verdicts), "bytes"),
+            Figure("prompt to the engine", heard["bench_request_bytes_total"] / len(rows), "bytes"),
+            Figure("answer of the engine", heard["bench_answer_bytes_total"] / len(rows), "bytes"),
             *(Figure(f"on disk, {name}", size, "bytes a message") for name, size in named.items()),
-            Figure("on disk", sum(disk.values()) / len(rows), "bytes a message"),
             *(
                 Figure(f"{part}, {kind}", found[part], "ms a message")
-                for kind, found in (("backlog", fast), ("slow", slow))
-                for part in ("worker", "store", "broker")
+                for kind, found in kinds
+                for part in ("worker", "store", "broker", "engine")
             ),
             *(
                 Figure(f"{what}, {kind}", found[what], unit)
-                for kind, found in (("backlog", fast), ("slow", slow))
-                for what, unit in (
-                    ("prompts a request", "prompts"),
-                    ("messages an insert", "messages"),
-                    ("insert", "ms"),
-                )
+                for kind, found in kinds
+                for what, unit in (("prompts a request", "prompts"), ("messages an insert", "messages"))
+            ),
+            *(
+                Figure(f"insert of {size}, {part}", found[part], "ms")
+                for size, found in inserts.items()
+                for part in ("worker", "store")
             ),
         ],
-        {"messages": messages, "text": origin, "thread": _THREAD, "slow_per_second": _SLOW, "broker": "tansu"},
+        {"messages": messages, "text": origin, "thread": _THREAD, "broker": "tansu"},
     )
+
+
+def _judge(place: Stand, engine_url: str, rows: Sequence[traffic.Row]) -> dict[str, float]:
+    """Have the worker judge all; what a message took, without the first tenth."""
+    asyncio.run(traffic.publish(place.settings, place.source, rows))
+    with place.worker() as worker:
+        first, _ = place.stored(worker, len(rows) // 10)
+        before = _Reading(worker, engine_url, place)
+        last, _ = place.stored(worker, len(rows))
+        return before.until(_Reading(worker, engine_url, place), last - first)
 
 
 def real(count: int) -> tuple[list[traffic.Row], str]:
@@ -124,15 +138,39 @@ def real(count: int) -> tuple[list[traffic.Row], str]:
     ], origin
 
 
-async def _slowly(place: Stand, rows: Sequence[traffic.Row]) -> None:
-    chance = random.Random(1)
-    due = time.perf_counter()
-    async with Producer(place.settings, "/bench") as producer, asyncio.TaskGroup() as group:
-        for row in rows:
-            due += chance.expovariate(_SLOW)
-            if (wait := due - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
-            group.create_task(producer.publish(place.source, row))
+async def _inserts(place: Stand, messages: int) -> dict[str, float]:
+    """Processor time in milliseconds that an insert of the rows of so many messages takes, by part."""
+    now, store = datetime.now(UTC), _children()["store"]
+    chance = random.Random(messages)
+
+    def rows() -> list[AnyRow]:
+        """As those of a message that was judged in a thread."""
+        word, verdict = chance.getrandbits(120), chance.getrandbits(120)
+        text = "".join(chance.choices("abcdefghij klmnop qrstuv wxyz ", k=85))
+        scores = [chance.random() for _ in range(6)]
+        common = ("moderation", "1", "moderate", "moderate", "acme", "en", now, now, now, "messages", 1, 1)
+        return [
+            SourceRow(
+                word, now, now, "/bench", f"m-{word:x}", "messages", 1, 1, "acme", "t-1", "user", "en", text, now
+            ),
+            VerdictRow(verdict, word, *common, "allow", "ok", scores, 0.9, "model", "f1aad3", 1, 600, 500, 1, 0.0, 9),
+            InferenceCallRow(verdict, 0, now, "model", "f1aad3", 600, 500, 1, 0.01, 0.0),
+            LineageEdgeRow(verdict, word, "input", now),
+            LineageEdgeRow(verdict, word + 1, "context", now),
+        ]
+
+    writer = Writer(place.settings.store, linger=0)
+    writer.start()
+    try:
+        await writer.write(rows())
+        batches = [[row for _ in range(messages) for row in rows()] for _ in range(_INSERTS)]
+        own, other = time.process_time(), processor_seconds(store)
+        for batch in batches:
+            await writer.write(batch)
+        taken = {"worker": time.process_time() - own, "store": processor_seconds(store) - other}
+    finally:
+        await writer.close()
+    return {part: 1000 * seconds / _INSERTS for part, seconds in taken.items()}
 
 
 class _Reading:
@@ -146,7 +184,6 @@ class _Reading:
         self._prompts = engine["vllm:request_success_total"]
         self._requests = engine["http_requests_total"]
         self._inserts = own["weir_sink_flush_duration_seconds_count"]
-        self._inserting = own["weir_sink_flush_duration_seconds_sum"]
 
     def until(self, later: "_Reading", messages: int) -> dict[str, float]:
         """What was taken since, a message."""
@@ -154,7 +191,6 @@ class _Reading:
         return {part: 1000 * (later._seconds[part] - before) / messages for part, before in self._seconds.items()} | {
             "prompts a request": (later._prompts - self._prompts) / (later._requests - self._requests),
             "messages an insert": messages / inserts,
-            "insert": 1000 * (later._inserting - self._inserting) / inserts,
         }
 
 
@@ -169,9 +205,11 @@ def _children() -> Mapping[str, int]:
 def _on_disk(place: Stand) -> dict[str, float]:
     client: Client = clickhouse.connect(place.settings.store)
     try:
-        for table in _TABLES:
-            client.command(f"OPTIMIZE TABLE {table} FINAL")
-        return {table: float(size) for table, _, size in client.query(_SIZES).result_rows if table in _TABLES}
+        for table in _TABLES:  # into one part, as merges would in time
+            client.command(f"CREATE TABLE merged_{table} AS {table}")
+            client.command(f"INSERT INTO merged_{table} SELECT * FROM {table}")
+        sizes = {table.removeprefix("merged_"): float(size) for table, _, size in client.query(_SIZES).result_rows}
+        return {table: sizes[table] for table in _TABLES}
     finally:
         client.close()
 
@@ -192,7 +230,9 @@ async def _records(place: Stand, topic: str) -> list[ConsumerRecord[Any, Any]]:
 def _size(records: Sequence[ConsumerRecord[Any, Any]]) -> float:
     """Mean bytes of key, value and headers."""
     sizes = (
-        len(record.key or b"") + len(record.value or b"") + sum(len(name) + len(value) for name, value in record.headers)
+        len(record.key or b"")
+        + len(record.value or b"")
+        + sum(len(name) + len(value) for name, value in record.headers)
         for record in records
     )
     return sum(sizes) / len(records)
@@ -200,7 +240,7 @@ def _size(records: Sequence[ConsumerRecord[Any, Any]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--messages", type=int, default=40_000)
+    parser.add_argument("--messages", type=int, default=12_000)
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
     console = Console()

@@ -1,8 +1,8 @@
 """A discrete-event model of the service: how long rows take, and what happens when a part fails.
 
-Producers publish to partitions; workers take rows into their windows, group prompts into requests, and publish and store
-what comes back; GPUs answer whole requests in steps, as vLLM does; a partition is committed up to its lowest unfinished
-row. All times are seconds. The same seed gives the same run.
+Producers publish to partitions; workers take rows into their windows, group prompts into requests, and publish and
+store what comes back; GPUs answer whole requests in steps, as vLLM does; a partition is committed up to its lowest
+unfinished row. All times are seconds. The same seed gives the same run.
 
 What it leaves out: order within a key, retries other than those of a failed GPU, traffic between the parts, and rows of
 different sizes.
@@ -11,7 +11,7 @@ different sizes.
 import random
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ class Traffic:
     """Messages arrive by a Poisson process; in bursts, by one whose rate changes between two values.
 
     rate: mean messages a second. burst: the higher rate over the mean, from 1 (no bursts) to below 1 / `share`. share:
-    of the time, that bursts take. seconds: mean length of a burst. at_once: messages that are there when the run begins.
+    of the time, that bursts take. seconds: mean length of a burst. at_once: messages that are there at the beginning.
     """
 
     rate: float
@@ -71,8 +71,8 @@ class Worker:
 class Engine:
     """All GPUs behind one address that gives a request to the next free one.
 
-    gpus: 0 for an engine that takes any number of requests at once. step, prompt: seconds that a step takes, and each of
-    its prompts on top. step_prompts: prompts of a step, at most. spread: of the time that a step takes.
+    gpus: 0 for an engine that takes any number of requests at once. step, prompt: seconds that a step takes, and each
+    of its prompts on top. step_prompts: prompts of a step, at most. spread: of the time that a step takes.
     """
 
     gpus: int = 0
@@ -84,7 +84,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """linger: seconds from a batch's first row to its insert. insert, row: seconds of an insert, and of each message."""
+    """linger: seconds from a batch's first row to its insert. insert, row: seconds of an insert, and of a message."""
 
     linger: float = 0.2
     insert: float = 0.0
@@ -162,7 +162,7 @@ class Outcome:
     arrived, latency: of each row with a verdict, in the order of arrival; seconds from its acknowledgement by Kafka to
     the verdict's reader. published, finished, waiting, in_flight: rows at the end, waiting in Kafka or with a worker.
     judged: prompts that were answered; again: those of rows that had been answered before. committed_early: rows that
-    were committed without being finished. busy: share of their time that workers and GPUs worked.
+    were committed without being finished. busy: share of their time that workers and GPUs worked; cores in use.
     """
 
     arrived: NDArray[np.float64]
@@ -198,6 +198,7 @@ class Simulation:
         self.partitions = [_Partition() for _ in range(system.partitions)]
         self.judged = self.again = self.committed_early = 0
         self.cores = simpy.Resource(self.env, system.machine.cores) if system.machine else None
+        self.computed = 0.0
         self.gpus = _Gpus(self)
         self.stored: list[float] = []
         self.workers = [_Worker(self, number) for number in range(system.workers)]
@@ -227,6 +228,7 @@ class Simulation:
             with self.cores.request() as turn:
                 yield turn
                 yield self.env.timeout(part)
+            self.computed += part
             seconds -= part
 
     def answered(self, rows: Sequence[_Row]) -> None:
@@ -308,12 +310,12 @@ class Simulation:
         rows.sort(key=lambda row: row.arrived)
         done = [row for row in rows if row.published >= 0]
         finished = sum(row.finished for row in rows)
-        waiting = sum(
-            not row.finished for partition in self.partitions for row in partition.log[partition.next :]
-        )
+        waiting = sum(not row.finished for partition in self.partitions for row in partition.log[partition.next :])
         hops = 2 * self.system.broker.hop
         now = self.env.now
         busy = {"workers": sum(worker.worked for worker in self.workers) / (now * len(self.workers))}
+        if self.cores is not None:
+            busy["cores"] = self.computed / now
         if self.system.engine.gpus:
             busy["gpus"] = self.gpus.worked / (now * self.system.engine.gpus)
         return Outcome(
@@ -484,7 +486,7 @@ class _Worker:
             self._arrived = self._env.event()
             made = self._env.event()
             # Another thread makes the insert, but Python runs one thread at a time.
-            self._do(settings.insert + settings.insert_row * len(batch), made.succeed)
+            self._do(settings.insert + settings.insert_row * len(batch), lambda made=made: made.succeed())  # type: ignore[misc]
             yield made
             yield from self._simulation.compute(store.insert + store.row * len(batch))
             if not self.alive:
@@ -580,7 +582,7 @@ class _Gpus:
                     self._simulation.answered(rows)
                     then(rows)
         except simpy.Interrupt:
-            if waits in self._idle:
+            if waits is not None and waits in self._idle:
                 self._idle.remove(waits)
             self._queue.extendleft(reversed(step))
             while self._queue and self._idle:
@@ -632,6 +634,3 @@ def erlang_c(servers: int, offered: float) -> float:
 def mean_wait(servers: int, offered: float, service: float) -> float:
     """Mean seconds that an arrival waits in M/M/c. service: mean seconds of one."""
     return erlang_c(servers, offered) * service / (servers - offered)
-
-
-__all__ = ["Broker", "Engine", "Fault", "Machine", "Outcome", "Store", "System", "Traffic", "Worker", "erlang_c", "mean_wait", "replace", "simulate"]
