@@ -145,7 +145,7 @@ async def _inserts(place: Stand, messages: int) -> dict[str, float]:
 
     def rows() -> list[AnyRow]:
         """As those of a message that was judged in a thread."""
-        word, verdict = chance.getrandbits(120), chance.getrandbits(120)
+        word, verdict = ((round(now.timestamp() * 1000) << 80) + chance.getrandbits(76) for _ in range(2))
         text = "".join(chance.choices("abcdefghij klmnop qrstuv wxyz ", k=85))
         scores = [chance.random() for _ in range(6)]
         common = ("moderation", "1", "moderate", "moderate", "acme", "en", now, now, now, "messages", 1, 1)

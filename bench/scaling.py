@@ -99,7 +99,7 @@ class Numbers:
     broker_busy: float = _number(0.50, "of volume", Origin.ASSUMED, "the rest is for catching up and a lost broker")
     broker_partitions: float = _number(4000, "replicas", Origin.CITED, "of partitions on a broker, at most: KIP-578")
 
-    store: float = _taken("footprint", "store, as it is", "ms", "of a core a message, with the merges of the run")
+    store: float = _number(0.30, "ms", Origin.MEASURED, "of a core a message: docs/performance.md; footprint has half")
     store_cores: float = _number(16, "cores", Origin.ASSUMED, "of a ClickHouse server")
     store_busy: float = _number(0.40, "of time", Origin.ASSUMED, "inserts and merges; the rest is for queries")
     store_replicas: float = _number(2, "servers", Origin.ASSUMED, "of a shard; both merge")

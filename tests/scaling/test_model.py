@@ -123,6 +123,8 @@ def test_shared_cores_are_what_is_short() -> None:
     worker = Worker(row=0.001)
     alone = System(worker=worker, store=Store(row=0.002))
     shared = System(worker=worker, store=Store(row=0.002), machine=Machine(1))
-    rates = [3000 / simulate(system, Traffic(0, at_once=3000), 0.1, drain=True).stored.max() for system in (alone, shared)]
+    rates = [
+        3000 / simulate(system, Traffic(0, at_once=3000), 0.1, drain=True).stored.max() for system in (alone, shared)
+    ]
     assert rates[0] == pytest.approx(500, rel=0.1)  # the store, 2 ms a row
     assert rates[1] == pytest.approx(333, rel=0.1)  # and 1 ms of the worker on the same core
