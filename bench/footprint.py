@@ -5,7 +5,7 @@
 The worker, broker and store are real, the engine answers at once. Messages are those of the community sets where they
 are beside this checkout (tweets), else the shipped ones; in threads of four, so most rows read the one before. Bytes on
 disk are those after ClickHouse has merged all parts. Then requests have two prompts instead of sixteen, so that what a
-request takes can be told from what a message takes: docs/scaling.md.
+request takes can be told from what a message takes; then messages come one by one, as in `added_latency`.
 """
 
 import argparse
@@ -26,10 +26,12 @@ from rich.console import Console
 
 from bench import community, results, traffic
 from bench.instant_engine import InstantEngine
+from bench.latency import SETTLE_SECONDS, arrivals
 from bench.load import processor_seconds
 from bench.results import Figure, Section
 from bench.scrape import scrape
 from bench.stand import Stand, stand
+from deploy.embedded import kafka
 from deploy.embedded.process import ChildProcess
 from sinks import clickhouse
 from sinks.rows import AnyRow, InferenceCallRow, LineageEdgeRow, SourceRow, VerdictRow
@@ -40,11 +42,19 @@ NAME = "footprint"
 
 _THREAD = 4  # messages
 _AUTHORS = 5000
+_SLOW, _SLOW_SECONDS = 200.0, 20.0  # messages a second
+_OF_SLOW = (
+    ("worker", "ms a message"),
+    ("prompts a request", "prompts"),
+    ("messages an insert", "messages"),
+)
+_ENGINE_SECONDS = 0.05
+_WARM = 1000
 _SMALL = 2  # prompts of a request
 _FEW, _MANY = 10, 500  # messages of an insert
 _INSERTS = 20
 _READ, _READ_SECONDS = 1000, 60.0
-_PARTS = {"broker": "tansu", "store": "store_server", "engine": "instant_engine"}  # what their command lines have
+_PARTS = {"store": "store_server", "engine": "instant_engine"}  # what their command lines have
 _TABLES = {
     "source_rows_raw": "words",
     "verdicts_raw": "verdicts",
@@ -75,6 +85,8 @@ def measure(folder: Path, messages: int, console: Console) -> Section:
     ):
         small = _judge(place, engine.url, rows[: messages // 3])
         console.print(f"  {_SMALL} prompts a request: {small}")
+    slow = _slowly(folder)
+    console.print(f"  {_SLOW:.0f} a second: {slow}")
     named = {name: disk.get(table, 0.0) / len(rows) for table, name in _TABLES.items()}
     kinds = (("as it is", full), ("small requests", small))
     return Section(
@@ -89,7 +101,7 @@ def measure(folder: Path, messages: int, console: Console) -> Section:
             *(
                 Figure(f"{part}, {kind}", found[part], "ms a message")
                 for kind, found in kinds
-                for part in ("worker", "store", "broker", "engine")
+                for part in ("worker", "store", "engine")
             ),
             *(
                 Figure(f"{what}, {kind}", found[what], unit)
@@ -101,6 +113,7 @@ def measure(folder: Path, messages: int, console: Console) -> Section:
                 for size, found in inserts.items()
                 for part in ("worker", "store")
             ),
+            *(Figure(f"{what}, slow", slow[what], unit) for what, unit in _OF_SLOW),
         ],
         {"messages": messages, "text": origin, "thread": _THREAD, "broker": "tansu"},
     )
@@ -114,6 +127,24 @@ def _judge(place: Stand, engine_url: str, rows: Sequence[traffic.Row]) -> dict[s
         before = _Reading(worker, engine_url, place)
         last, _ = place.stored(worker, len(rows))
         return before.until(_Reading(worker, engine_url, place), last - first)
+
+
+def _slowly(folder: Path) -> dict[str, float]:
+    """What a message takes of the worker where messages come one by one, and how many share a request and an insert."""
+    broker = "tansu" if kafka.unavailable(kafka.default_jars()) else "apache"
+    messages = round(_SLOW * _SLOW_SECONDS)
+    with (
+        InstantEngine(folder, _ENGINE_SECONDS) as engine,
+        stand(broker, engine.url, folder) as place,
+        place.worker() as worker,
+    ):
+        asyncio.run(traffic.publish(place.settings, place.source, traffic.distinct(_WARM, "warm-")))
+        place.stored(worker, _WARM)
+        before = _Reading(worker, engine.url, place)
+        # Arrivals begin with some seconds that its latencies leave out; they are taken into account here.
+        seconds = _SLOW_SECONDS - SETTLE_SECONDS
+        asyncio.run(arrivals(place, place.source, place.verdicts, seconds, _SLOW))
+        return before.until(_Reading(worker, engine.url, place), messages)
 
 
 def real(count: int) -> tuple[list[traffic.Row], str]:

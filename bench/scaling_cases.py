@@ -38,26 +38,27 @@ _WARM = 5.0  # seconds that do not count
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Processor seconds that the parts take. message: of the worker, without requests and inserts."""
+    """Processor seconds that the parts take. message: of the worker, without requests and inserts. fetch: on top where
+    messages come one by one.
+    """
 
     message: float
     request: float
     insert: float
     insert_message: float
     store_insert: float
-    store_message: float
-    broker: float
+    fetch: float
     engine: float
 
     @property
     def worker(self) -> Worker:
         """A worker with these."""
-        return Worker(self.message, self.request, self.insert, self.insert_message)
+        return Worker(self.message, self.request, self.insert, self.insert_message, self.fetch)
 
     @property
     def store(self) -> Store:
         """A store with these."""
-        return Store(insert=self.store_insert, row=self.store_message)
+        return Store(insert=self.store_insert)
 
 
 def costs(results: dict[str, Any]) -> Costs:
@@ -70,27 +71,24 @@ def costs(results: dict[str, Any]) -> Costs:
     counts = {name: figure["value"] for name, figure in figures.items()}
     few, many = 10, 500
 
-    def insert(part: str) -> tuple[float, float]:
-        """Of an insert, and of each of its messages."""
-        each = (ms[f"insert of {many}, {part}"] - ms[f"insert of {few}, {part}"]) / (many - few)
-        return max(0.0, ms[f"insert of {few}, {part}"] - few * each), each
-
-    own, own_each = insert("worker")
-    store, _ = insert("store")
+    own_each = (ms[f"insert of {many}, worker"] - ms[f"insert of {few}, worker"]) / (many - few)
+    own = ms[f"insert of {few}, worker"] - few * own_each
+    store = (ms[f"insert of {few}, store"] + ms[f"insert of {many}, store"]) / 2  # as much for few rows as for many
     requests = {kind: 1 / counts[f"prompts a request, {kind}"] for kind in ("as it is", "small requests")}
     inserts = {kind: 1 / counts[f"messages an insert, {kind}"] for kind in requests}
     rest = {kind: ms[f"worker, {kind}"] - own * inserts[kind] - own_each for kind in requests}
     request = (rest["small requests"] - rest["as it is"]) / (requests["small requests"] - requests["as it is"])
     times = results["pipeline_vs_floor"]["context"]["processor_ms_a_message"]["weir"]
     scale = sorted(times)[len(times) // 2] / 1000 / ms["worker, as it is"]
+    message = rest["as it is"] - request * requests["as it is"]
+    slow = request / counts["prompts a request, slow"] + own / counts["messages an insert, slow"] + own_each
     return Costs(
-        message=scale * (rest["as it is"] - request * requests["as it is"]),
+        message=scale * message,
         request=scale * request,
         insert=scale * own,
         insert_message=scale * own_each,
         store_insert=scale * store,
-        store_message=scale * max(0.0, ms["store, as it is"] - store * inserts["as it is"]),
-        broker=scale * ms["broker, as it is"],
+        fetch=scale * max(0.0, ms["worker, slow"] - message - slow),
         engine=scale * ms["engine, as it is"] / requests["as it is"],
     )
 
@@ -105,7 +103,7 @@ def one_machine(console: Console, _: Path | None) -> None:
     system = System(
         worker=taken.worker,
         store=taken.store,
-        machine=Machine(2, taken.broker, taken.engine),
+        machine=Machine(2, 0.0, taken.engine),
     )
     table = Table("figure", "measured", "model", "error")
 
@@ -126,7 +124,7 @@ def one_machine(console: Console, _: Path | None) -> None:
     rate = latency["context"]["arrivals_per_second"]
     # What broker, producer and reader take is what was busy and is not of worker and store.
     alone = simulate(late, Traffic(rate), 30)
-    own = alone.busy["cores"] - taken.broker * rate
+    own = alone.busy["cores"]
     other = (2 * latency["context"]["processors_busy"] - own) / rate
     console.print(
         f"worker and store take {own:.2f} of two cores at {rate:.0f}/s, all others {other * 1000:.2f} ms a message"
@@ -153,7 +151,7 @@ def fleet(gpus: int, busy: float, workers: int | None = None) -> tuple[System, f
         partitions=4 * count,
         worker=taken.worker,
         engine=Engine(gpus, _STEP, prompt, step),
-        store=replace(taken.store, row=0.0),  # a cluster, that has cores for its merges
+        store=taken.store,
         broker=Broker(0.001),
     )
     return system, rate

@@ -48,7 +48,8 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker. row, request, insert, insert_row: processor seconds of its event loop for each of them.
+    """A worker. row, request, insert, insert_row: processor seconds of its event loop for each of them. fetch: for rows
+    that find it idle, so that they are fetched, and their verdicts sent, a few at a time.
 
     skipped: share of the rows that need no model: reused, or decided by the screen. window: rows in flight. prompts: in
     a request, at most. limit: prompts in flight, at most. linger: seconds that a prompt waits for company; `patience`
@@ -59,6 +60,7 @@ class Worker:
     request: float = 0.0
     insert: float = 0.0
     insert_row: float = 0.0
+    fetch: float = 0.0
     skipped: float = 0.0
     window: int = 4096
     prompts: int = 16
@@ -84,11 +86,15 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """linger: seconds from a batch's first row to its insert. insert, row: seconds of an insert, and of a message."""
+    """linger: seconds from a batch's first row to its insert. insert, row: seconds of an insert, and of a message.
+
+    threads: that share this work. Where cores are shared they matter: together they keep all of them busy.
+    """
 
     linger: float = 0.2
     insert: float = 0.0
     row: float = 0.0
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +270,11 @@ class Simulation:
         log = self.partitions[number].log
         log.append(_Row(number, len(log), self.env.now))
         if self.others:
-            self.others.message()
+            self.others.handle(1, lambda: self._tell(number))
+        else:
+            self._tell(number)
+
+    def _tell(self, number: int) -> None:
         if (owner := self.owners.get(number)) is not None:
             owner.wake()
 
@@ -380,6 +390,7 @@ class _Worker:
         self.wake()
 
     def _loop(self) -> Process:
+        idle = True
         while self.alive:
             if self._jobs:
                 seconds, then = self._jobs.popleft()
@@ -388,10 +399,12 @@ class _Worker:
                     then()
             rows = self._take()
             if rows:
-                yield from self._work(self._settings.row * len(rows))
+                yield from self._work(self._settings.row * len(rows) + (self._settings.fetch if idle else 0.0))
+                idle = False
                 if self.alive:
                     self._begin(rows)
             elif not self._jobs:
+                idle = True
                 self._idle = self._env.event()
                 yield self._idle
 
@@ -470,9 +483,15 @@ class _Worker:
         self.wake()
 
     def _publish(self, batch: Sequence[_Row]) -> None:
-        for row in batch:
-            if row.published < 0:
-                row.published = self._env.now
+        def read() -> None:
+            for row in batch:
+                if row.published < 0:
+                    row.published = self._env.now
+
+        if self._simulation.others:
+            self._simulation.others.handle(len(batch), read)
+        else:
+            read()
         self._unstored += batch
         if not self._arrived.triggered:
             self._arrived.succeed()
@@ -488,7 +507,8 @@ class _Worker:
             # Another thread makes the insert, but Python runs one thread at a time.
             self._do(settings.insert + settings.insert_row * len(batch), lambda made=made: made.succeed())  # type: ignore[misc]
             yield made
-            yield from self._simulation.compute(store.insert + store.row * len(batch))
+            each = (store.insert + store.row * len(batch)) / store.threads
+            yield self._env.all_of([self._env.process(self._simulation.compute(each)) for _ in range(store.threads)])
             if not self.alive:
                 return
             for row in batch:
@@ -590,18 +610,18 @@ class _Gpus:
 
 
 class _Background:
-    """What broker, producer and reader do on the machine that all parts share."""
+    """Broker, producer and reader on the machine that all parts share: half of a message's part on each of its ways."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._env = simulation.env
-        self._owed = 0
+        self._jobs: deque[tuple[int, Callable[[], None]]] = deque()
         self._wake = self._env.event()
         self._env.process(self._loop())
 
-    def message(self) -> None:
-        """A message came in."""
-        self._owed += 1
+    def handle(self, messages: int, then: Callable[[], None]) -> None:
+        """Move messages to their reader."""
+        self._jobs.append((messages, then))
         if not self._wake.triggered:
             self._wake.succeed()
 
@@ -611,8 +631,10 @@ class _Background:
         while True:
             yield self._wake
             self._wake = self._env.event()
-            owed, self._owed = self._owed, 0
-            yield from self._simulation.compute(machine.message * owed)
+            while self._jobs:
+                messages, then = self._jobs.popleft()
+                yield from self._simulation.compute(machine.message * messages / 2)
+                then()
 
 
 def simulate(system: System, traffic: Traffic, seconds: float, seed: int = 1, *, drain: bool = False) -> Outcome:
