@@ -137,6 +137,8 @@ class Server:
         self._running = 0
         self._prompts = 0
         self._requests = 0
+        self._received = 0  # bytes
+        self._sent = 0
 
     def application(self) -> web.Application:
         """The routes."""
@@ -165,6 +167,8 @@ class Server:
             f"vllm:generation_tokens_total{labels} {self._answers.generated_tokens}",
             f'vllm:request_success_total{{finished_reason="length",{labels[1:]} {self._prompts}',
             f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {self._requests}',
+            f"bench_request_bytes_total {self._received}",
+            f"bench_answer_bytes_total {self._sent}",
         )
         return web.Response(text="\n".join(lines) + "\n")
 
@@ -177,7 +181,8 @@ class Server:
         return _json(orjson.dumps({"count": len(tokens), "max_model_len": CONTEXT_TOKENS, "tokens": tokens}))
 
     async def _completions(self, request: web.Request) -> web.Response:
-        body = orjson.loads(await request.read())
+        content = await request.read()
+        body = orjson.loads(content)
         count = len(body["prompt"]) if isinstance(body["prompt"], list) else 1
         self._running += count
         try:
@@ -188,6 +193,8 @@ class Server:
             self._running -= count
         self._prompts += count
         self._requests += 1
+        self._received += len(content)
+        self._sent += len(answer)
         return _json(answer)
 
 

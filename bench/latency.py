@@ -30,7 +30,7 @@ NAME = "added_latency"
 
 _ECHO = "bench.echo"
 _BACKLOG = 3000
-_SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 3.0
 _LOST_SECONDS = 30.0
 
 
@@ -46,9 +46,9 @@ def measure(broker: str, folder: Path, seconds: float, delay: float, most: float
         rate = min(full / 2, most)
         console.print(f"  {full:,.0f} messages/s with an engine of {delay * 1000:.0f} ms; arrivals at {rate:,.0f}/s")
         asyncio.run(topics.create(place.settings, [topics.Topic(_ECHO, "nobody works on it")], 1, 1))
-        echoes = asyncio.run(_arrivals(place, _ECHO, _ECHO, min(seconds, 10), rate))
+        echoes = asyncio.run(arrivals(place, _ECHO, _ECHO, min(seconds, 10), rate))
         before = load()
-        added = [row - delay for row in asyncio.run(_arrivals(place, place.source, place.verdicts, seconds, rate))]
+        added = [row - delay for row in asyncio.run(arrivals(place, place.source, place.verdicts, seconds, rate))]
         busy = load().since(before)
     cuts, kafka = _percentiles(added), _percentiles(echoes)
     return Section(
@@ -70,13 +70,13 @@ def measure(broker: str, folder: Path, seconds: float, delay: float, most: float
     )
 
 
-async def _arrivals(place: Stand, publish: str, read: str, seconds: float, rate: float) -> list[float]:
+async def arrivals(place: Stand, publish: str, read: str, seconds: float, rate: float) -> list[float]:
     """Publish at random moments for a time, after some seconds that do not count; seconds from publication to reading.
 
     Raises TimeoutError if a message does not come back.
     """
     chance = random.Random(1)
-    count = round((seconds + _SETTLE_SECONDS) * rate)
+    count = round((seconds + SETTLE_SECONDS) * rate)
     rows = traffic.distinct(count, f"{publish}-")
     published: dict[str, float] = {}
     arrived: dict[str, float] = {}
@@ -97,7 +97,7 @@ async def _arrivals(place: Stand, publish: str, read: str, seconds: float, rate:
         await asyncio.gather(*acknowledged)
         async with asyncio.timeout(_LOST_SECONDS):
             await reading
-    first = min(published.values()) + _SETTLE_SECONDS
+    first = min(published.values()) + SETTLE_SECONDS
     return [arrived[name] - at for name, at in published.items() if at >= first]
 
 
