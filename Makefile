@@ -85,7 +85,7 @@ IMAGES := deploy/images
 
 lock: ## resolve requirements.lock anew, and what the container images take of it (needs uv)
 	$(LOCK) --extra embedded --extra eval --extra screen --extra dev --output-file requirements.lock pyproject.toml
-	$(LOCK) -c requirements.lock --extra screen --extra openlineage --output-file $(IMAGES)/worker.lock pyproject.toml
+	$(LOCK) -c requirements.lock --extra screen --extra openlineage --extra otel --extra redact --output-file $(IMAGES)/worker.lock pyproject.toml
 	$(LOCK) -c requirements.lock --output-file $(IMAGES)/engine.lock $(IMAGES)/engine.in
 	$(LOCK) -c requirements.lock --output-file $(IMAGES)/build.lock $(IMAGES)/build.in
 
