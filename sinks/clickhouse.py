@@ -26,13 +26,17 @@ UNAVAILABLE = (ClickHouseError, urllib3.exceptions.HTTPError, OSError)
 _NO_ENTRY = frozenset({192, 193, 194, 497, 516})
 
 # A replica that lacks parts which a quorum acknowledged refuses the query, rather than miss rows. It does so only if
-# rows are inserted with `insert_quorum`, one insert at a time; elsewhere the setting changes nothing.
-CONSISTENT = {"select_sequential_consistency": 1}
+# rows are inserted with `insert_quorum`, one insert at a time; elsewhere the setting changes nothing. The other one is
+# for tables that are spread over shards: a subquery is answered by all of them, once.
+CONSISTENT = {"select_sequential_consistency": 1, "distributed_product_mode": "global"}
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Where ClickHouse is. url: http or https, with port. ca_file: certificate authority for https."""
+    """Where ClickHouse is. url: http or https, with port. ca_file: certificate authority for https.
+
+    cluster: over which the tables are spread, as in the servers' `remote_servers`; empty for one server.
+    """
 
     url: str
     user: str = "default"
@@ -40,6 +44,7 @@ class StoreSettings:
     database: str = "weir"
     ca_file: str = ""
     timeout: float = 30.0
+    cluster: str = ""
 
 
 def connect(settings: StoreSettings, *, database: str | None = None) -> Client:

@@ -24,6 +24,12 @@ _LOOKUPS: dict[type[AnyRow], tuple[tuple[str, ...], str]] = {
 }
 
 
+# Over a cluster the TTL is that of the local table.
+_ENGINE = """
+SELECT engine_full FROM system.tables
+WHERE database = currentDatabase() AND name IN ({table:String}, concat({table:String}, '_local'))
+ORDER BY length(name) DESC LIMIT 1
+"""
 _TTL = re.compile(r" TTL (?P<elements>.+?)(?: SETTINGS .*)?$", re.DOTALL)
 # Elements that move, recompress or sum up rows delete none.
 _DELETES = re.compile(
@@ -65,10 +71,7 @@ def _absent(client: Client, kind: type[AnyRow], rows: Sequence[AnyRow]) -> list[
 
 def _expired(client: Client, table: str) -> list[str]:
     """Conditions of which one holds for each row that the table's TTL deletes."""
-    ((engine,),) = client.query(
-        "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = {table:String}",
-        parameters={"table": table},
-    ).result_rows
+    ((engine,),) = client.query(_ENGINE, parameters={"table": table}).result_rows
     ttl = _TTL.search(engine)
     deletes = [_DELETES.fullmatch(element.strip()) for element in _split(ttl["elements"])] if ttl else []
     return [f"({match['time']}) <= now() AND ({match['rows'] or 1})" for match in deletes if match]

@@ -37,6 +37,7 @@ _KEEP = (
     f"INSERT INTO verdict_versions_raw ({_COLUMNS}) SELECT {_COLUMNS} FROM verdicts_raw FINAL "  # noqa: S608
     "WHERE pipeline = {pipeline:String} AND stage = {stage:String} AND row_id IN {rows:Array(UInt128)}"
 )
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0, "distributed_foreground_insert": 1}
 _OLDER = """
 SELECT decision, label, confidence, model, prompt_hash, prompt_version, pipeline_version, cost_usd, judged_at
 FROM verdict_versions_raw FINAL
@@ -99,7 +100,7 @@ def left(client: Client, outdated: Outdated, first: int, last: int) -> int:
 def keep(client: Client, outdated: Outdated, rows: Sequence[int]) -> None:
     """Copy these verdicts to where versions are kept. Doing so twice does no harm. rows: as many as a query takes."""
     parameters = {"pipeline": outdated.pipeline, "stage": outdated.stage, "rows": rows}
-    client.command(_KEEP, parameters=parameters, settings=CONSISTENT | {"max_partitions_per_insert_block": 0})
+    client.command(_KEEP, parameters=parameters, settings=CONSISTENT | _INSERT_SETTINGS)
 
 
 def older(client: Client, row_id: UUID, facts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from sinks.session import Session
 _INSERT_SETTINGS = {
     "max_partitions_per_insert_block": 0,  # events of any age may share a batch; each month is a partition
     "async_insert": 0,  # batches are made here, and an answer means that the rows can be read
+    "distributed_foreground_insert": 1,  # the same where tables are spread over shards; elsewhere it changes nothing
 }
 # What clickhouse-connect raises, before anything is sent, for a value that does not fit its column.
 _MISFIT = (DataError, ProgrammingError, ValueError, TypeError, OverflowError, AttributeError)

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     clickhouse_user: str = Field(default="default", description="user")
     clickhouse_password: SecretStr = Field(default=SecretStr(""), description="password")
     clickhouse_database: str = Field(default="weir", pattern=r"^[A-Za-z_]\w*$", description="database")
+    clickhouse_cluster: str = Field(
+        default="",
+        pattern=r"^[\w.{}-]*$",
+        description="cluster over which `weir migrate` spreads the tables; empty: one server",
+    )
     clickhouse_ca_file: str = Field(default="", description="certificate authority for https; default: the system's")
 
     openlineage_url: Annotated[str, AfterValidator(_events_address)] = Field(
@@ -197,6 +202,7 @@ class Settings(BaseSettings):
             password=self.clickhouse_password.get_secret_value(),
             database=self.clickhouse_database,
             ca_file=self.clickhouse_ca_file,
+            cluster=self.clickhouse_cluster,
         )
 
 

@@ -1,3 +1,6 @@
+-- blocking: no
+-- loses: every event, verdict, call of the engine, edge of lineage and prompt
+
 DROP VIEW IF EXISTS lineage_edges;
 DROP VIEW IF EXISTS inference_calls;
 DROP VIEW IF EXISTS verdicts;

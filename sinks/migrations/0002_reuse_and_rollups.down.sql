@@ -1,3 +1,7 @@
+-- blocking: no
+-- rewrites: verdicts_raw
+-- loses: which verdicts were reused, and from which
+
 DROP VIEW IF EXISTS verdict_rollups;
 ALTER TABLE verdicts_raw DROP INDEX IF EXISTS event_time_range;
 ALTER TABLE verdicts_raw DROP COLUMN IF EXISTS reused_from;

@@ -1,3 +1,7 @@
+-- blocking: no
+-- rewrites: verdicts_raw, inference_calls_raw
+-- loses: what operators found or wrote, the source of confidences, the engine's time and its use
+
 ALTER TABLE verdicts_raw DROP INDEX IF EXISTS offset_range;
 DROP VIEW IF EXISTS engine_usage;
 DROP TABLE IF EXISTS engine_usage_raw;

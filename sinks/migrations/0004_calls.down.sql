@@ -1,4 +1,6 @@
 -- blocking: no
+-- rewrites: verdicts_raw, prompts_raw, source_rows_raw
+-- loses: documents, turns, calls, replaced verdicts, the attributes of events and the names of prompts
 
 ALTER TABLE verdicts_raw DROP INDEX IF EXISTS model_set;
 ALTER TABLE verdicts_raw DROP INDEX IF EXISTS prompt_set;

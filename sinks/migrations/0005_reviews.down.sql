@@ -1,4 +1,5 @@
 -- blocking: no
+-- loses: reviews
 
 DROP VIEW IF EXISTS reviewed_verdicts;
 DROP VIEW IF EXISTS reviews;

@@ -1,4 +1,5 @@
 -- blocking: no
+-- loses: evaluations and their rows
 
 DROP VIEW IF EXISTS evaluation_rows;
 DROP VIEW IF EXISTS evaluations;

@@ -1,4 +1,6 @@
 -- blocking: no
+-- rewrites: verdicts_raw, verdict_versions_raw
+-- loses: what screens said of verdicts, and the fits of cascades
 
 DROP VIEW IF EXISTS cascade_fits;
 DROP TABLE IF EXISTS cascade_fits_raw;

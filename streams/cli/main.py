@@ -15,7 +15,6 @@ from rich.console import Console
 
 from inference.errors import EngineMisconfigured, EngineUnavailable
 from inference.screen.errors import ScreenUnusable
-from sinks import migrate
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
 from streams import asyncapi, logs, metrics, pipeline, settings, topics
 from streams.cli.calibrate import calibrate_command
@@ -24,6 +23,7 @@ from streams.cli.dlq import dlq_app
 from streams.cli.eval import eval_command
 from streams.cli.leaderboard import leaderboard_command
 from streams.cli.lineage import lineage_command
+from streams.cli.migrate import migrate_app
 from streams.cli.rerun import rerun_command
 from streams.cli.train_screen import train_screen_command
 from streams.errors import WorkerMisconfigured
@@ -49,6 +49,7 @@ schema_app = typer.Typer(no_args_is_help=True, help="Generated documents: format
 app.add_typer(topics_app, name="topics")
 app.add_typer(schema_app, name="schema")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(migrate_app, name="migrate")
 app.command("calibrate")(calibrate_command)
 app.command("eval")(eval_command)
 app.command("leaderboard")(leaderboard_command)
@@ -160,16 +161,6 @@ def topics_create(
     created = run_async(topics.create(chosen, wanted, partitions, replication))
     for topic in wanted:
         typer.echo(f"{'created' if created[topic.name] else 'exists '} {topic.name}: {topic.purpose}")
-
-
-@app.command("migrate")
-def migrate_command() -> None:
-    """Bring the ClickHouse schema up to date."""
-    applied = migrate.migrate(load_settings("clickhouse").store)
-    for migration in applied:
-        typer.echo(f"applied {migration.version:04}_{migration.name}")
-    if not applied:
-        typer.echo("the schema is up to date")
 
 
 @app.command()

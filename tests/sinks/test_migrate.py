@@ -94,16 +94,16 @@ def test_files_are_numbered_from_one_and_each_goes_both_ways(sql_folder: Path) -
         f"{migration.version:04}_{migration.name}.{way}.sql" for migration in shipped for way in ("up", "down")
     }
     for migration in shipped:
-        assert migration.up
-        assert migration.down
-        assert all(not statement.endswith(";") and "--" not in statement for statement in migration.up)
+        assert migration.up.statements
+        assert migration.down.statements
+        assert all(not statement.endswith(";") and "--" not in statement for statement in migration.up.statements)
 
 
 def test_an_empty_store_has_no_schema_until_migrated(new_database: NewDatabase) -> None:
     settings = new_database()
     with pytest.raises(StoreUnavailable, match=f"{settings.database}.*run: weir migrate"):
         check(settings)
-    assert migrate(settings) == migrations()
+    assert migrate(settings) == list(migrations())
     check(settings)
     assert set(schema_of(settings)) == {"schema_migrations", *SORTED_BY, *VIEWS}
     assert SORTED_BY.keys() - COPIES.keys() == set(TABLES.values())
@@ -118,7 +118,7 @@ def test_a_second_run_has_nothing_to_do(settings: StoreSettings) -> None:
 def test_statements_may_run_again(settings: StoreSettings, client: Client) -> None:
     before = schema_of(settings)
     for migration in migrations():
-        for statement in migration.up:
+        for statement in migration.up.statements:
             client.command(statement)
     assert schema_of(settings) == before
 
@@ -142,7 +142,7 @@ def test_a_migrator_killed_half_way_is_no_obstacle(new_database: NewDatabase, se
     client.close()
     with pytest.raises(StoreUnavailable, match=r"lacks migration 0001_initial; run: weir migrate"):
         check(half)
-    assert migrate(half) == migrations()
+    assert migrate(half) == list(migrations())
     assert schema_of(half) == schema_of(settings)
 
 
@@ -185,12 +185,12 @@ def test_down_leaves_nothing_and_up_works_again(new_database: NewDatabase, setti
     migrate(there)
     client = connect(there)
     for migration in reversed(migrations()):
-        for statement in migration.down:
+        for statement in migration.down.statements:
             client.command(statement)
         journal(there, migration.version, migration.name, migration.checksum, applied=0)
     client.close()
     assert set(schema_of(there)) == {"schema_migrations"}
-    assert migrate(there) == migrations()
+    assert migrate(there) == list(migrations())
     assert schema_of(there) == schema_of(settings)
 
 
@@ -246,10 +246,10 @@ def test_a_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, mak
     for row in rows:
         client.insert(TABLES[type(row)], [row], column_names=list(row._fields))
     for migration in migrations()[: step - 2 : -1]:
-        for statement in migration.down + migration.down:  # also if it is run twice
+        for statement in migration.down + migration.down.statements:  # also if it is run twice
             client.command(statement)
     for migration in migrations()[: step - 1]:
-        for statement in migration.up:
+        for statement in migration.up.statements:
             other.command(statement)
     other.close()
     assert schema_of(there).items() >= schema_of(bare).items()
@@ -257,7 +257,7 @@ def test_a_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, mak
     assert client.query("SELECT row_id, scores FROM verdicts").result_rows == [(rows[0].row_id, {})]
     assert client.query("SELECT seconds FROM inference_calls").result_rows == [(0.5,)]
     for migration in migrations()[step - 1 :]:
-        for statement in migration.up:
+        for statement in migration.up.statements:
             client.command(statement)
     assert schema_of(there) == after
     facts = "reused_from IN (0, 5), output, confidence_source, engine_seconds, prompt_version"
