@@ -67,10 +67,10 @@ SELECT row_id, 'call' AS kind, closed_at AS at, formatRowNoNewline('JSONEachRow'
     turns, missing, closed_by, started, ended, closed_at) AS facts
 FROM calls_raw WHERE row_id IN {call:Array(UInt128)}
 """
+# The names of what is summed up are lost on the way from a shard, so that the facts are made where the shards meet.
 _LABELS = """
-SELECT toUInt128(0) AS row_id, 'prompt' AS kind, max(used_at) AS at,
-    formatRowNoNewline('JSONEachRow', prompt_hash, any(labels) AS labels) AS facts
-FROM prompts_raw GROUP BY prompt_hash
+SELECT toUInt128(0) AS row_id, 'prompt' AS kind, at, formatRowNoNewline('JSONEachRow', prompt_hash, labels) AS facts
+FROM (SELECT prompt_hash, max(used_at) AS at, any(labels) AS labels FROM prompts_raw GROUP BY prompt_hash)
 """
 _QUERIES = {"source": _SOURCES, "verdict": _VERDICTS, "document": _DOCUMENTS, "call": _CALLS}
 _TIMES = ("event_time", "broker_time", "judged_at", "held_from", "started", "ended", "closed_at")

@@ -4,7 +4,7 @@ The table `schema_migrations` says what was applied. One migrator works at a tim
 its migration there as begun, and the next one runs its statements again, which does no harm.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +18,19 @@ from sinks.errors import SchemaMismatch, StoreUnavailable, WouldDelete
 from sinks.migration_files import Migration, Way, migrations
 from sinks.schema_forms import JOURNAL, Form
 
-__all__ = ["Migration", "State", "Step", "check", "down", "migrate", "migrations", "plan_down", "plan_up", "script"]
+__all__ = [
+    "Migration",
+    "State",
+    "Step",
+    "check",
+    "down",
+    "migrate",
+    "migrations",
+    "plan_down",
+    "plan_up",
+    "script",
+    "status",
+]
 
 _APPLIED, _BEGUN = 1, 2
 _STATEMENT_SECONDS = 3600.0  # some rewrite parts
@@ -64,14 +76,13 @@ def migrate(settings: StoreSettings, *, to: int | None = None, again: bool = Fal
     Raises StoreUnavailable, StoreMisconfigured, SchemaMismatch.
     """
     form = Form(settings.database, settings.cluster)
-    with _errors(settings):
-        if not _steps_up(_journal(settings), to, again=again):
+    with _server(settings) as server:
+        if not _steps_up(_journal(server, settings), to, again=again):
             return []
-        with _connection(settings, "default") as client:
-            client.command(form.create_database())
-        with _connection(settings) as client, migration_lock.held(settings, form) as still_held:
+        server.command(form.create_database())
+        with _connection(settings) as client, migration_lock.held(settings, form, client) as still_held:
             client.command(form.create_journal())
-            journal = _journal(settings)  # another migrator may have been at work until now
+            journal = _journal(server, settings)  # another migrator may have been at work until now
             return _run(client, form, _steps_up(journal, to, again=again), still_held)
 
 
@@ -81,27 +92,27 @@ def down(settings: StoreSettings, *, to: int, delete: bool = False) -> list[Migr
     Raises WouldDelete, StoreUnavailable, StoreMisconfigured, SchemaMismatch.
     """
     form = Form(settings.database, settings.cluster)
-    with _errors(settings):
-        steps = _steps_down(_journal(settings), to)
+    with _server(settings) as server:
+        steps = _steps_down(_journal(server, settings), to)
         if not steps:
             return []
         losses = [f"{step.migration.label}: {step.migration.down.loses}" for step in steps if step.migration.down.loses]
         if losses and not delete:
             raise WouldDelete(f"down to {to:04} deletes: {'; '.join(losses)}")
-        with _connection(settings) as client, migration_lock.held(settings, form) as still_held:
-            return _run(client, form, _steps_down(_journal(settings), to), still_held)
+        with _connection(settings) as client, migration_lock.held(settings, form, client) as still_held:
+            return _run(client, form, _steps_down(_journal(server, settings), to), still_held)
 
 
 def plan_up(settings: StoreSettings, *, to: int | None = None, again: bool = False) -> list[Step]:
     """What `migrate` would do now. Changes nothing. Raises as it does."""
-    with _errors(settings):
-        return _steps_up(_journal(settings), to, again=again)
+    with _server(settings) as server:
+        return _steps_up(_journal(server, settings), to, again=again)
 
 
 def plan_down(settings: StoreSettings, *, to: int) -> list[Step]:
     """What `down` would do now. Changes nothing. Raises as it does, but for WouldDelete."""
-    with _errors(settings):
-        return _steps_down(_journal(settings), to)
+    with _server(settings) as server:
+        return _steps_down(_journal(server, settings), to)
 
 
 def script(settings: StoreSettings, steps: Iterable[Step]) -> Iterator[str]:
@@ -119,8 +130,8 @@ def status(settings: StoreSettings) -> list[State]:
 
     Raises StoreUnavailable, StoreMisconfigured.
     """
-    with _errors(settings):
-        journal = _read_journal(settings)
+    with _server(settings) as server:
+        journal = _read_journal(server, settings, _engines(server, settings))
     states = []
     shipped = {migration.version: migration for migration in migrations()}
     for version in sorted(shipped.keys() | journal.keys()):
@@ -147,8 +158,8 @@ def check(settings: StoreSettings) -> None:
     Raises StoreUnavailable if there is no store or it lacks a migration, so that waiting may help, and SchemaMismatch
     or StoreMisconfigured if it never will.
     """
-    with _errors(settings):
-        journal = _read_journal(settings)
+    with _server(settings) as server:
+        journal = _read_journal(server, settings, _engines(server, settings))
     if not journal:
         raise StoreUnavailable(f"database {settings.database!r} has no tables of Weir; run: weir migrate")
     _refuse_unknown(journal)
@@ -198,28 +209,30 @@ def _target(to: int | None) -> int:
     return last if to is None else to
 
 
-def _journal(settings: StoreSettings) -> dict[int, _Line]:
+def _journal(server: Client, settings: StoreSettings) -> dict[int, _Line]:
     """The journal of a schema that this code may change. Raises SchemaMismatch if it is not."""
-    journal = _read_journal(settings)
+    engines = _engines(server, settings)
+    journal = _read_journal(server, settings, engines)
     _refuse_unknown(journal)
-    _refuse_other_form(settings)
+    _refuse_other_form(settings, engines.get("source_rows_raw"))
     return journal
 
 
-def _read_journal(settings: StoreSettings) -> dict[int, _Line]:
+def _read_journal(server: Client, settings: StoreSettings, engines: Collection[str]) -> dict[int, _Line]:
     """Empty if there is none."""
-    if JOURNAL not in _engines(settings):
+    if JOURNAL not in engines:
         return {}
-    with _connection(settings) as client:
-        lines = ask(client, f"SELECT version, name, checksum, applied, changed_at FROM {JOURNAL} FINAL")  # noqa: S608
+    lines = ask(
+        server,
+        f"SELECT version, name, checksum, applied, changed_at FROM `{settings.database}`.{JOURNAL} FINAL",  # noqa: S608
+    )
     return {int(version): _Line(*line) for version, *line in lines}
 
 
-def _engines(settings: StoreSettings) -> dict[str, str]:
+def _engines(server: Client, settings: StoreSettings) -> dict[str, str]:
     """The engine of each table; none if there is no database."""
     query = "SELECT name, engine FROM system.tables WHERE database = {database:String}"
-    with _connection(settings, "default") as client:
-        return dict(ask(client, query, database=settings.database))
+    return dict(ask(server, query, database=settings.database))
 
 
 def _refuse_unknown(journal: dict[int, _Line]) -> None:
@@ -239,8 +252,8 @@ def _refuse_unknown(journal: dict[int, _Line]) -> None:
             )
 
 
-def _refuse_other_form(settings: StoreSettings) -> None:
-    engine = _engines(settings).get("source_rows_raw")
+def _refuse_other_form(settings: StoreSettings, engine: str | None) -> None:
+    """engine: of a table, if there are any."""
     if engine == "Distributed" and not settings.cluster:
         raise SchemaMismatch(
             f"the tables of {settings.database!r} are spread over a cluster; name it: WEIR_CLICKHOUSE_CLUSTER"
@@ -253,11 +266,13 @@ def _refuse_other_form(settings: StoreSettings) -> None:
 
 
 @contextmanager
-def _errors(settings: StoreSettings) -> Iterator[None]:
-    try:
-        yield
-    except UNAVAILABLE as error:
-        raise store_error(error, settings.url) from error
+def _server(settings: StoreSettings) -> Iterator[Client]:
+    """A connection that needs no database of ours. Errors in the block become those of `sinks.errors`."""
+    with _connection(settings, "default") as client:
+        try:
+            yield client
+        except UNAVAILABLE as error:
+            raise store_error(error, settings.url) from error
 
 
 @contextmanager

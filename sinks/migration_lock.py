@@ -46,27 +46,23 @@ FROM {LOCK} WHERE token = {{token:String}} HAVING count()
 
 
 @contextmanager
-def held(settings: StoreSettings, form: Form, *, lease: float = LEASE_SECONDS) -> Iterator[Check]:
+def held(settings: StoreSettings, form: Form, client: Client, *, lease: float = LEASE_SECONDS) -> Iterator[Check]:
     """Wait for the lock and hold it. What is yielded raises StoreUnavailable if the lock was lost; call it often.
 
-    The database must be there. lease: seconds of silence after which a holder counts as dead.
+    client: of the database. lease: seconds of silence after which a holder counts as dead.
 
-    Raises StoreUnavailable, StoreMisconfigured, clickhouse-connect's errors.
+    Raises clickhouse-connect's errors.
     """
     token = uuid.uuid4().hex
-    client = connect(settings)
+    _take(client, form, token, lease)
+    life = _Life(settings, token, lease)
+    life.start()
     try:
-        _take(client, form, token, lease)
-        life = _Life(settings, token, lease)
-        life.start()
-        try:
-            yield life.check
-        finally:
-            life.stop()
-            with suppress(*UNAVAILABLE):  # it lapses anyway
-                _release(client, form, token)
+        yield life.check
     finally:
-        client.close()
+        life.stop()
+        with suppress(*UNAVAILABLE):  # it lapses anyway
+            _release(client, form, token)
 
 
 def _take(client: Client, form: Form, token: str, lease: float) -> None:

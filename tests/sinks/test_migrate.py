@@ -3,9 +3,12 @@
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from threading import Barrier
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -13,8 +16,8 @@ from clickhouse_connect.driver.client import Client
 from deploy.embedded.process import free_port
 from sinks.clickhouse import StoreSettings, connect
 from sinks.errors import SchemaMismatch, StoreMisconfigured, StoreUnavailable
-from sinks.migrate import check, migrate, migrations
-from sinks.rows import TABLES, InferenceCallRow, VerdictRow
+from sinks.migrate import Migration, Step, check, down, migrate, migrations, plan_down, plan_up, script, status
+from sinks.rows import TABLES
 
 SORTED_BY = {
     "source_rows_raw": "row_id",
@@ -63,7 +66,6 @@ VIEWED = SORTED_BY.keys() - {"turns_raw"} - COPIES.keys()
 VIEWS = {*(table.removesuffix("_raw") for table in VIEWED), "verdict_rollups", "verdict_versions", "reviewed_verdicts"}
 
 NewDatabase = Callable[[], StoreSettings]
-Make = Callable[..., Any]
 
 
 def schema_of(settings: StoreSettings) -> dict[str, str]:
@@ -123,12 +125,17 @@ def test_statements_may_run_again(settings: StoreSettings, client: Client) -> No
     assert schema_of(settings) == before
 
 
-def test_two_migrators_at_once_end_in_one_schema(new_database: NewDatabase, settings: StoreSettings) -> None:
-    both = new_database()
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(migrate, [both, both]))
-    check(both)
-    assert schema_of(both) == schema_of(settings)
+def test_migrators_at_once_migrate_once(new_database: NewDatabase, settings: StoreSettings) -> None:
+    there, together = new_database(), Barrier(3)
+
+    def start(_: int) -> list[Migration]:
+        together.wait()
+        return migrate(there)
+
+    with ThreadPoolExecutor(3) as threads:
+        assert sorted(map(len, threads.map(start, range(3)))) == [0, 0, len(migrations())]
+    check(there)
+    assert schema_of(there) == schema_of(settings)
 
 
 def test_a_migrator_killed_half_way_is_no_obstacle(new_database: NewDatabase, settings: StoreSettings) -> None:
@@ -146,6 +153,96 @@ def test_a_migrator_killed_half_way_is_no_obstacle(new_database: NewDatabase, se
     assert schema_of(half) == schema_of(settings)
 
 
+def test_a_step_that_was_interrupted_is_done_again_whichever_way(
+    new_database: NewDatabase, settings: StoreSettings
+) -> None:
+    half, last = new_database(), migrations()[-1]
+    migrate(half)
+    journal(half, last.version, last.name, last.checksum, applied=2)
+    client = connect(half)
+    client.command("DROP VIEW cascade_fits")
+    with pytest.raises(StoreUnavailable, match=f"lacks migration {last.label}; run: weir migrate"):
+        check(half)
+    assert [state.state for state in status(half)] == ["applied"] * (last.version - 1) + ["begun"]
+    assert plan_up(half) == [Step(last, "up")]
+    assert plan_down(half, to=last.version - 1) == [Step(last, "down")]
+    assert migrate(half) == [last]
+    assert schema_of(half) == schema_of(settings)
+    journal(half, last.version, last.name, last.checksum, applied=2)
+    client.command("DROP VIEW cascade_fits")
+    client.close()
+    assert down(half, to=last.version - 1, delete=True) == [last]
+    assert "cascade_fits_raw" not in schema_of(half)
+    assert down(half, to=last.version - 1, delete=True) == []
+
+
+def test_status_tells_what_this_code_does_not_know(new_database: NewDatabase) -> None:
+    settings = new_database()
+    assert [state.state for state in status(settings)] == ["missing"] * len(migrations())
+    migrate(settings, to=2)
+    journal(settings, 2, "reuse_and_rollups", "0" * 64, applied=1)
+    journal(settings, 9998, "gone", "0" * 64, applied=0)
+    journal(settings, 9999, "later", "0" * 64, applied=1)
+    states = [(state.version, state.name, state.state) for state in status(settings)]
+    assert states[:3] == [(1, "initial", "applied"), (2, "reuse_and_rollups", "changed"), (3, "operators", "missing")]
+    assert states[len(migrations()) :] == [(9999, "later", "unknown")]
+
+
+def test_one_more_server_gets_what_the_others_have(new_database: NewDatabase) -> None:
+    bare = new_database()
+    migrate(bare, to=2)
+    before = schema_of(bare)
+    client = connect(bare)
+    for name in ("source_rows_raw", "prompts", "verdict_rollups"):
+        client.command(f"DROP TABLE {name}")
+    client.close()
+    assert migrate(bare, to=2) == []
+    assert migrate(bare, to=2, again=True) == list(migrations()[:2])
+    assert schema_of(bare) == before
+
+
+@pytest.mark.parametrize("to", [-1, len(migrations()) + 1])
+def test_a_version_that_is_none_is_refused(settings: StoreSettings, to: int) -> None:
+    for call in (migrate, down, plan_up, plan_down):
+        with pytest.raises(SchemaMismatch, match=f"there is no migration {to}; the last one is {len(migrations()):04}"):
+            call(settings, to=to)  # type: ignore[operator]
+
+
+def test_a_plan_changes_nothing(new_database: NewDatabase) -> None:
+    settings = new_database()
+    assert plan_up(settings) == [Step(migration, "up") for migration in migrations()]
+    assert plan_down(settings, to=0) == []
+    assert down(settings, to=0) == []
+    server = connect(settings, database="default")
+    assert (
+        server.query(
+            "SELECT name FROM system.databases WHERE name = {name:String}", parameters={"name": settings.database}
+        ).result_rows
+        == []
+    )
+    server.close()
+
+
+def test_the_printed_script_does_what_the_command_does(new_database: NewDatabase, settings: StoreSettings) -> None:
+    by_hand = new_database()
+    *prepare, first = islice(script(by_hand, plan_up(by_hand)), 4)
+    assert prepare[1] == f"USE `{by_hand.database}`"
+    server = connect(by_hand, database="default")
+    server.command(prepare[0])
+    server.close()
+    client = connect(by_hand)
+    for statement in [prepare[2], first, *islice(script(by_hand, plan_up(by_hand)), 4, None)]:
+        client.command(statement)
+    client.close()
+    check(by_hand)
+    assert schema_of(by_hand) == schema_of(settings)
+
+
+def test_one_form_is_not_mixed_with_the_other(settings: StoreSettings) -> None:
+    with pytest.raises(SchemaMismatch, match="are those of one server, not of cluster 'main'"):
+        migrate(replace(settings, cluster="main"), again=True)
+
+
 @pytest.mark.parametrize(
     ("version", "name", "checksum", "says"),
     [
@@ -161,7 +258,7 @@ def test_a_schema_that_is_not_ours_is_refused(
     migrate(settings)
     journal(settings, version, name, checksum, applied=1)
     before = schema_of(settings)
-    for call in (check, migrate):
+    for call in (check, migrate, partial(migrate, again=True), partial(down, to=0, delete=True)):
         with pytest.raises(SchemaMismatch, match=says):
             call(settings)
     assert schema_of(settings) == before
@@ -178,20 +275,6 @@ def test_a_newer_schema_is_refused_before_anything_is_changed(new_database: NewD
     with pytest.raises(SchemaMismatch, match="9999"):
         migrate(settings)
     assert "prompts" not in schema_of(settings)
-
-
-def test_down_leaves_nothing_and_up_works_again(new_database: NewDatabase, settings: StoreSettings) -> None:
-    there = new_database()
-    migrate(there)
-    client = connect(there)
-    for migration in reversed(migrations()):
-        for statement in migration.down.statements:
-            client.command(statement)
-        journal(there, migration.version, migration.name, migration.checksum, applied=0)
-    client.close()
-    assert set(schema_of(there)) == {"schema_migrations"}
-    assert migrate(there) == list(migrations())
-    assert schema_of(there) == schema_of(settings)
 
 
 @pytest.mark.parametrize("name", ["we-ir", "1weir", "weir; DROP DATABASE default", "`", ""])
@@ -223,48 +306,6 @@ def test_tables_are_sorted_and_replaced_as_documented(client: Client, settings: 
     assert key == SORTED_BY[table]
     assert engine.startswith(f"ReplacingMergeTree({VERSIONED_BY[table]})")
     assert ("toYYYYMM" in engine) == (table not in KEPT)  # months, so that old ones can be dropped at once
-
-
-@pytest.fixture(params=range(2, len(migrations()) + 1))
-def step(request: pytest.FixtureRequest) -> int:
-    """The number of a migration that came after the first."""
-    return int(request.param)
-
-
-def test_a_migration_goes_back_and_keeps_the_rows(new_database: NewDatabase, make: Make, step: int) -> None:
-    there, bare = new_database(), new_database()
-    migrate(there)
-    after = schema_of(there)
-    server = connect(there, database="default")
-    server.command(f"CREATE DATABASE {bare.database}")
-    server.close()
-    client, other = connect(there), connect(bare)
-    rows = [
-        make(VerdictRow, reused_from=5, output="{}", engine_seconds=0.5, prompt_version="v4"),
-        make(InferenceCallRow),
-    ]
-    for row in rows:
-        client.insert(TABLES[type(row)], [row], column_names=list(row._fields))
-    for migration in migrations()[: step - 2 : -1]:
-        for statement in migration.down + migration.down.statements:  # also if it is run twice
-            client.command(statement)
-    for migration in migrations()[: step - 1]:
-        for statement in migration.up.statements:
-            other.command(statement)
-    other.close()
-    assert schema_of(there).items() >= schema_of(bare).items()
-    assert set(schema_of(there)) == {*schema_of(bare), "schema_migrations"}
-    assert client.query("SELECT row_id, scores FROM verdicts").result_rows == [(rows[0].row_id, {})]
-    assert client.query("SELECT seconds FROM inference_calls").result_rows == [(0.5,)]
-    for migration in migrations()[step - 1 :]:
-        for statement in migration.up.statements:
-            client.command(statement)
-    assert schema_of(there) == after
-    facts = "reused_from IN (0, 5), output, confidence_source, engine_seconds, prompt_version"
-    kept = ("{}", "logprobs", 0.5) if step > 3 else ("", "logprobs", 0)
-    assert client.query(f"SELECT {facts} FROM verdicts").result_rows == [(1, *kept, "v4" if step > 4 else "")]
-    assert client.query("SELECT engine_seconds FROM inference_calls").result_rows == [(0,)]
-    client.close()
 
 
 def test_views_show_every_column_of_their_table(client: Client, settings: StoreSettings) -> None:
