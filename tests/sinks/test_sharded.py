@@ -55,14 +55,11 @@ def statements(*, sharded: bool = True) -> list[str]:
 
 @pytest.mark.parametrize("sharded", [True, False], ids=["sharded", "one server"])
 def test_clickhouse_parses_every_statement(parser: Client, sharded: bool) -> None:
-    texts = statements(sharded=sharded)
-    query = f"SELECT {', '.join(f'formatQuery({{s{i}:String}})' for i in range(len(texts)))}"
-    parsed = parser.query(query, parameters={f"s{i}": text for i, text in enumerate(texts)}).first_row
-    if sharded:
-        for text in parsed:
-            assert " ON CLUSTER main" in text or text.startswith(("INSERT ", "USE ")), text
+    for statement in statements(sharded=sharded):
+        (parsed,) = parser.query("SELECT formatQuery({s:String})", parameters={"s": statement}).first_row
+        assert not sharded or " ON CLUSTER main" in parsed or parsed.startswith(("INSERT ", "USE ")), parsed
     with pytest.raises(DatabaseError, match="Syntax error"):
-        parser.query("SELECT formatQuery({s:String})", parameters={"s": texts[2].replace("ENGINE =", "ENGIN =")})
+        parser.query("SELECT formatQuery({s:String})", parameters={"s": "CREATE TABLE a ENGIN = Memory"})
 
 
 def test_every_table_is_named_with_its_database(parser: Client) -> None:
