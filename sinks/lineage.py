@@ -44,7 +44,8 @@ SELECT child, parent, kind FROM tree LIMIT {limit:UInt32}
 """
 
 # Facts are JSON, so that all of them come with one query: to begin one takes longer than to find some rows. A row that
-# stands in its table more than once comes more than once: to pick the last one here costs less than FINAL.
+# stands in its table more than once comes more than once: to pick the last one here costs less than FINAL. New names
+# are given in a subquery, for formatRow does not get them from shards of a cluster.
 _SOURCES = """
 SELECT row_id, 'source' AS kind, written_at AS at, formatRowNoNewline('JSONEachRow', topic, `partition`, `offset`,
     source, event_id, event_time, broker_time, tenant, thread, author, lang, text, attributes, erased_at) AS facts
@@ -54,13 +55,14 @@ _VERDICTS = """
 SELECT row_id, 'verdict' AS kind, judged_at AS at, formatRowNoNewline('JSONEachRow', pipeline, pipeline_version, stage,
     operator, decision, label, confidence, confidence_source, scores, output, model, prompt_hash, prompt_version, parts,
     input_tokens, cached_tokens, output_tokens, cost_usd, engine_seconds, latency_ms, event_time, judged_at, tenant,
-    toString(reused_from) AS reused_from) AS facts
-FROM verdicts_raw WHERE row_id IN {verdict:Array(UInt128)}
+    reused_from) AS facts
+FROM (SELECT * REPLACE (toString(reused_from) AS reused_from) FROM verdicts_raw
+    WHERE row_id IN {verdict:Array(UInt128)})
 """
 _DOCUMENTS = """
 SELECT row_id, 'document' AS kind, written_at AS at, formatRowNoNewline('JSONEachRow', document,
-    event_time AS held_from, withdrawn, tenant, lang, topic, `partition`, `offset`, erased_at) AS facts
-FROM documents_raw WHERE row_id IN {document:Array(UInt128)}
+    held_from, withdrawn, tenant, lang, topic, `partition`, `offset`, erased_at) AS facts
+FROM (SELECT *, event_time AS held_from FROM documents_raw WHERE row_id IN {document:Array(UInt128)})
 """
 _CALLS = """
 SELECT row_id, 'call' AS kind, closed_at AS at, formatRowNoNewline('JSONEachRow', call, tenant, topic, `partition`,
