@@ -166,7 +166,7 @@ def test_a_step_that_was_interrupted_is_done_again_whichever_way(
     migrate(half)
     journal(half, last.version, last.name, last.checksum, applied=2)
     client = connect(half)
-    client.command("DROP VIEW cascade_fits")
+    client.command("DROP VIEW erasures")
     with pytest.raises(StoreUnavailable, match=f"lacks migration {last.label}; run: weir migrate"):
         check(half)
     assert [state.state for state in status(half)] == ["applied"] * (last.version - 1) + ["begun"]
@@ -175,7 +175,7 @@ def test_a_step_that_was_interrupted_is_done_again_whichever_way(
     assert migrate(half) == [last]
     assert schema_of(half) == schema_of(settings)
     journal(half, last.version, last.name, last.checksum, applied=2)
-    client.command("DROP VIEW cascade_fits")
+    client.command("DROP VIEW erasures")
     client.close()
     assert down(half, to=last.version - 1, delete=True) == [last]
     assert "cascade_fits_raw" not in schema_of(half)
