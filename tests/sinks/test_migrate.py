@@ -178,7 +178,7 @@ def test_a_step_that_was_interrupted_is_done_again_whichever_way(
     client.command("DROP VIEW erasures")
     client.close()
     assert down(half, to=last.version - 1, delete=True) == [last]
-    assert "cascade_fits_raw" not in schema_of(half)
+    assert "erasures_raw" not in schema_of(half)
     assert down(half, to=last.version - 1, delete=True) == []
 
 
