@@ -22,6 +22,7 @@ from inference.openai import EngineSettings, OpenAiEngine
 from sinks.clickhouse import StoreSettings
 from streams import topics
 from streams.budgets import BudgetSpent
+from streams.errors import WorkerMisconfigured
 from streams.pipeline import Pipeline
 from streams.settings import Settings
 from streams.worker import Worker
@@ -237,13 +238,14 @@ async def test_a_request_that_serves_several_rows_links_to_them_and_they_to_it(i
 
     async def ask(row: int) -> None:
         job = client.score(Prompt("shared ", f"words {row}"), labels)
-        await spans.tracing.process(Place(row, SAMPLED if row < 3 else UNSAMPLED), "watch/moderate", job)
+        await spans.tracing.process(Place(row, SAMPLED if row else UNSAMPLED), "watch/moderate", job)
 
     await asyncio.gather(*map(ask, range(4)))
+    assert await client._probe()  # with a prompt of one of the rows, but not for it
     await client.close()
     rows = {span.attributes["messaging.kafka.offset"]: span for span in spans.named("process")}
     (request,) = spans.named("text_completion")
-    assert sorted(rows) == [0, 1, 2]
+    assert sorted(rows) == [1, 2, 3]
     assert request.attributes["weir.prompts"] == 4
     assert request.attributes["gen_ai.usage.output_tokens"] == 4
     assert {link.context.span_id for link in request.links} == {row.context.span_id for row in rows.values()}
@@ -384,6 +386,12 @@ async def test_spans_go_to_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
         SENDER,
     )
     assert b"sesame" not in body
+
+
+async def test_without_the_extra_a_worker_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "streams.otel", None)
+    with pytest.raises(WorkerMisconfigured, match=r"weir\[otel\]"):
+        Worker(Settings(tracing=True), [])
 
 
 def test_a_worker_that_does_not_trace_does_not_import_opentelemetry() -> None:
