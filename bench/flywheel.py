@@ -189,7 +189,8 @@ def run(language: str, goal: Goal, seed: int, rounds: int, rows: int, open_rows:
             flags(parts.held_out), at_work.risks(held_out), screen.risks(held_out), weights_of(parts.held_out)
         )
         auroc = figures(apart.flagged, old).auroc or 0.0
-        found = service.fitted and measure(service.fitted, Scored(old, apart.flagged, np.arange(len(old))))
+        scored = Scored(texts=np.array(apart.texts, dtype=object), risk=old, flagged=apart.flagged)
+        found = service.fitted and measure(service.fitted, scored)
         yield Round(
             subject,
             seed,
