@@ -114,6 +114,12 @@ class Observed:
         return grafana.Around(self.started, grafana.now(), {**chosen, "id": [identity]})
 
 
+def program(name: str) -> Path | None:
+    """A program of Prometheus, from `make deploy-tools` or from the PATH."""
+    found = shutil.which(name, path=str(ROOT / ".tools" / "prometheus")) or shutil.which(name)
+    return Path(found) if found else None
+
+
 @asynccontextmanager
 async def observed(folder: Path, prometheus: Path) -> AsyncIterator[Observed]:
     """Everything is started, has worked, and goes on running."""

@@ -161,9 +161,12 @@ async def test_writes_wait_for_a_store_that_is_down(
         waiting = [asyncio.create_task(writer.write([row])) for row in (second, third)]
         done, _ = await asyncio.wait(waiting, timeout=0.5)
         assert not done
+        assert writer.rows_held == 2
         await asyncio.to_thread(own_store.start)
         async with asyncio.timeout(30):
             await asyncio.gather(*waiting)
+        await asyncio.sleep(0)
+        assert writer.rows_held == 0
     client = connect(own_store.settings)
     assert set(stored(client)) >= {"e-000", "e-001", "e-002"}
     client.close()
@@ -197,6 +200,8 @@ async def test_misfits_are_the_fault_of_their_callers_alone(tables: Client, runn
     mixed = [pair for pairs in zip(good.items(), [*bad.items(), ("", None)], strict=True) for pair in pairs][:-1]
     async with running() as writer:
         answers = await asyncio.gather(*(writer.write([row]) for _, row in mixed), return_exceptions=True)
+        await asyncio.sleep(0)
+        assert writer.rows_held == 0
     found = {name: type(answer) for (name, _), answer in zip(mixed, answers, strict=True)}
     assert found == dict.fromkeys(good, type(None)) | dict.fromkeys(bad, RowRejected)
     assert set(stored(tables)) == {row.event_id for row in good.values()}

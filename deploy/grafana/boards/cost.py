@@ -214,7 +214,7 @@ def board(docs: str) -> Dashboard:
     board = board.with_panel(
         graph(
             "The ledger",
-            "US dollars an interval for the engine, by use. The sum is the price of the time since workers connected.",
+            "US dollars an interval for the engine, by use. In short intervals overhead may be below zero.",
             MONEY,
             [
                 series(

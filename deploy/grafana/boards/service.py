@@ -24,6 +24,10 @@ def _rows(outcome: str, window: str, function: str = "rate") -> str:
     return f"sum {BY} ({function}(weir_sla_rows_total{{{STAGE}{label}}}[{window}]))"
 
 
+def _of_sla(seconds: str, labels: str = "") -> str:
+    return f"max {BY} ({seconds}{{{STAGE}{labels}}}) / max {BY} (weir_sla_seconds{{{STAGE}}})"
+
+
 def board(docs: str) -> Dashboard:
     """The dashboard. docs: address of the folder docs/."""
     about = "Whether rows are judged within their SLA, what waits, and which part is at fault if they are not."
@@ -65,7 +69,7 @@ def board(docs: str) -> Dashboard:
             "Age that rows at hand will have at worst when they are finished, as a share of the SLA. Above 1 they will "
             "be late.",
             "percentunit",
-            [at_the_end(NAME, f"max {BY} (weir_sla_forecast_seconds{{{STAGE}}} / weir_sla_seconds{{{STAGE}}})")],
+            [at_the_end(NAME, _of_sla("weir_sla_forecast_seconds"))],
             [LATE, "sla.md"],
             ((None, "green"), (0.75, "orange"), (1, "red")),
             4,
@@ -118,25 +122,20 @@ def board(docs: str) -> Dashboard:
     )
     board = board.with_panel(
         graph(
-            "Age of finished rows",
-            "From the time of the event to the end, in the last ten minutes, of the worker that is worst; and the SLA.",
-            "s",
-            [
-                over_time(
-                    f"{NAME} {{{{quantile}}}}",
-                    f"max by (pipeline, stage, quantile) (weir_sla_age_seconds{{{STAGE}}})",
-                ),
-                over_time(f"{NAME} SLA", f"max {BY} (weir_sla_seconds{{{STAGE}}})"),
-            ],
+            "Age of finished rows, of the SLA",
+            "p95 of the age, from the time of the event, at which rows were finished in the last ten minutes, as a "
+            "share of the SLA; of the worker that is worst. Above 1 they are late.",
+            "percentunit",
+            [over_time(NAME, _of_sla("weir_sla_age_seconds", ', quantile="0.95"'))],
             ["sla.md", BURN],
         )
     )
     board = board.with_panel(
         graph(
-            "Oldest row in flight",
-            "Age of the oldest row that was taken from Kafka and is not finished.",
-            "s",
-            [over_time(NAME, f"max {BY} (weir_sla_oldest_age_seconds{{{STAGE}}})")],
+            "Oldest row in flight, of the SLA",
+            "Age of the oldest row that was taken from Kafka and is not finished, as a share of the SLA.",
+            "percentunit",
+            [over_time(NAME, _of_sla("weir_sla_oldest_age_seconds"))],
             ["sla.md", STOPPED],
         )
     )
@@ -182,14 +181,11 @@ def board(docs: str) -> Dashboard:
     )
     board = board.with_panel(
         graph(
-            "Forecast",
-            "Age that rows at hand will have at worst when they are finished, and the SLA. Endless while nothing is "
-            "finished.",
-            "s",
-            [
-                over_time(NAME, f"max {BY} (weir_sla_forecast_seconds{{{STAGE}}})"),
-                over_time(f"{NAME} SLA", f"max {BY} (weir_sla_seconds{{{STAGE}}})"),
-            ],
+            "Forecast, of the SLA",
+            "Age that rows at hand will have at worst when they are finished, as a share of the SLA. Above 1 they will "
+            "be late; endless while nothing is finished.",
+            "percentunit",
+            [over_time(NAME, _of_sla("weir_sla_forecast_seconds"))],
             [LATE, "sla.md"],
         )
     )
