@@ -218,7 +218,7 @@ def _draw(curves: dict[str, list[tuple[float, float]]], file: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "weir"
+    mpl.rcParams.update({"svg.hashsalt": "weir", "svg.fonttype": "none", "font.family": "sans-serif"})
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
