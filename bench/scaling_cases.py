@@ -1,6 +1,6 @@
 """What the model of the service says: beside what was measured on one machine, near saturation, and when a part fails.
 
-    python -m bench.scaling_cases [--only one_machine|saturation|gpu|worker] [--plot FILE.svg]
+    python -m bench.scaling_cases [--only one_machine|saturation|gpu|worker]
 
 Service times are from bench/results.json; see docs/scaling.md.
 """
@@ -8,7 +8,6 @@ Service times are from bench/results.json; see docs/scaling.md.
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -95,7 +94,7 @@ def costs(results: dict[str, Any]) -> Costs:
     )
 
 
-def one_machine(console: Console, _: Path | None) -> None:
+def one_machine(console: Console) -> None:
     """The benchmarks of one machine with two cores, and what the model makes of them."""
     results = orjson.loads(FILE.read_bytes())
     taken = costs(results)
@@ -159,12 +158,11 @@ def fleet(gpus: int, busy: float, workers: int | None = None) -> tuple[System, f
     return system, rate
 
 
-def saturation(console: Console, plot: Path | None) -> None:
+def saturation(console: Console) -> None:
     """Latency over how busy the GPUs are."""
     table = Table(
         "GPUs busy", "1 GPU: p50, p99", *(f"{gpus} GPUs: p50, p99" for gpus in (4, 16)), "4 GPUs, bursts: p50, p99"
     )
-    curves: dict[str, list[tuple[float, float]]] = {}
     for busy in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98):
         cells = []
         for gpus, burst, seconds in ((1, 1.0, 60.0), (4, 1.0, 25.0), (16, 1.0, 12.0), (4, _BURST, 60.0)):
@@ -172,15 +170,11 @@ def saturation(console: Console, plot: Path | None) -> None:
             run = simulate(system, Traffic(rate, burst, share=0.1, seconds=2.0), seconds)
             p50, p99 = (run.quantile(share, since=3) for share in (0.5, 0.99))
             cells.append(f"{p50:.2f}, {p99:.2f}")
-            name = f"{gpus} GPU{'s' if gpus > 1 else ''}" + (", bursts" if burst > 1 else "")
-            curves.setdefault(name, []).append((busy, p99))
         table.add_row(f"{busy:.0%}", *cells)
     console.print(table)
-    if plot is not None:
-        _draw(curves, plot)
 
 
-def gpu(console: Console, _: Path | None) -> None:
+def gpu(console: Console) -> None:
     """A GPU fails, and another is there after a minute."""
     back = 60.0
     table = Table("GPUs", "busy", "busy without one", "worst", "late", "over after", "by the formula")
@@ -193,7 +187,7 @@ def gpu(console: Console, _: Path | None) -> None:
     console.print(table)
 
 
-def worker(console: Console, _: Path | None) -> None:
+def worker(console: Console) -> None:
     """A worker is killed, and another is there after half a minute."""
     table = Table("workers", "busy", "partitions a worker", "worst", "late", "over after", "judged again")
     for busy, each in ((0.6, 1), (0.6, 2), (0.6, 4), (0.8, 1), (0.8, 2), (0.8, 4), (0.8, 8)):
@@ -214,26 +208,7 @@ def _after(arrived: Any, latency: Any) -> tuple[str, str, str]:
     return f"{latency.max():.1f} s", f"{(latency > _SLA).mean():.1%}", over
 
 
-def _draw(curves: dict[str, list[tuple[float, float]]], file: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "weir", "svg.fonttype": "none", "font.family": "sans-serif"})
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for (name, points), marker in zip(curves.items(), "osD^", strict=True):
-        style = "--" if "bursts" in name else "-"
-        axes.plot([100 * x for x, _ in points], [y for _, y in points], style, marker=marker, markersize=4, label=name)
-    axes.set(xlabel="GPUs busy, %", ylabel="p99, seconds (log)", yscale="log")
-    axes.axhline(_SLA, color="grey", linewidth=0.8, linestyle=":")
-    axes.text(31, _SLA * 0.75, "SLA, 30 s", color="grey", fontsize=8, va="top")
-    axes.grid(visible=True, which="major", alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.88))
-    figure.savefig(file, metadata={"Date": None})
-
-
-CASES: dict[str, Callable[[Console, Path | None], None]] = {
+CASES: dict[str, Callable[[Console], None]] = {
     "one_machine": one_machine,
     "saturation": saturation,
     "gpu": gpu,
@@ -245,12 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(CASES), help="may be given more than once")
-    parser.add_argument("--plot", type=Path, help="where the curve of `saturation` goes")
     options = parser.parse_args(arguments)
     console = Console(width=120)
     for name in options.only or CASES:
         console.rule(name)
-        CASES[name](console, options.plot)
+        CASES[name](console)
 
 
 if __name__ == "__main__":
