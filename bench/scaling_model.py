@@ -88,13 +88,15 @@ class Engine:
 class Store:
     """linger: seconds from a batch's first row to its insert. insert, row: seconds of an insert, and of a message.
 
-    threads: that share this work. Where cores are shared they matter: together they keep all of them busy.
+    merge: seconds of merges that follow an insert, in so many threads (`mergers`), and that nobody waits for. Where
+    cores are shared they matter: together they keep all of them busy.
     """
 
     linger: float = 0.2
     insert: float = 0.0
     row: float = 0.0
-    threads: int = 1
+    merge: float = 0.0
+    mergers: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +269,14 @@ class Simulation:
 
     def _publish(self) -> None:
         number = self.chance.randrange(len(self.partitions))
+        if self.others:
+            self.others.handle(1, lambda: self._acknowledge(number))
+        else:
+            self._acknowledge(number)
+
+    def _acknowledge(self, number: int) -> None:
         log = self.partitions[number].log
         log.append(_Row(number, len(log), self.env.now))
-        if self.others:
-            self.others.handle(1, lambda: self._tell(number))
-        else:
-            self._tell(number)
-
-    def _tell(self, number: int) -> None:
         if (owner := self.owners.get(number)) is not None:
             owner.wake()
 
@@ -507,8 +509,9 @@ class _Worker:
             # Another thread makes the insert, but Python runs one thread at a time.
             self._do(settings.insert + settings.insert_row * len(batch), lambda made=made: made.succeed())  # type: ignore[misc]
             yield made
-            each = (store.insert + store.row * len(batch)) / store.threads
-            yield self._env.all_of([self._env.process(self._simulation.compute(each)) for _ in range(store.threads)])
+            yield from self._simulation.compute(store.insert + store.row * len(batch))
+            for _ in range(store.mergers if store.merge else 0):
+                self._env.process(self._simulation.compute(store.merge / store.mergers))
             if not self.alive:
                 return
             for row in batch:
@@ -610,7 +613,9 @@ class _Gpus:
 
 
 class _Background:
-    """Broker, producer and reader on the machine that all parts share: half of a message's part on each of its ways."""
+    """Broker, producer and reader on the machine that all parts share: half before a message is acknowledged, half when
+    its verdict leaves.
+    """
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation

@@ -121,10 +121,12 @@ def test_the_window_bounds_what_is_in_flight() -> None:
 
 def test_shared_cores_are_what_is_short() -> None:
     worker = Worker(row=0.001)
-    alone = System(worker=worker, store=Store(row=0.002))
-    shared = System(worker=worker, store=Store(row=0.002), machine=Machine(1))
-    rates = [
-        3000 / simulate(system, Traffic(0, at_once=3000), 0.1, drain=True).stored.max() for system in (alone, shared)
+    runs = [
+        simulate(
+            System(worker=worker, store=Store(row=0.002), machine=machine), Traffic(0, at_once=3000), 1, drain=True
+        )
+        for machine in (None, Machine(1))
     ]
-    assert rates[0] == pytest.approx(500, rel=0.1)  # the store, 2 ms a row
-    assert rates[1] == pytest.approx(333, rel=0.1)  # and 1 ms of the worker on the same core
+    alone, shared = (run.stored.max() for run in runs)
+    work = 3000 * (0.001 + 0.002)
+    assert alone < work <= shared < 1.1 * work
