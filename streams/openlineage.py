@@ -51,6 +51,7 @@ from streams.documents import NAME as DOCUMENTS
 from streams.metrics import Metrics
 from streams.pipeline import Pipeline, Stage
 from streams.records import Escalation, TextMessage, Verdict
+from streams.secrets import hide
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class RunEvents:
 
     def fail(self, error: Exception) -> None:
         """The worker stops for this error."""
-        self._tell(RunState.FAIL, str(error) or type(error).__name__)
+        self._tell(RunState.FAIL, hide(str(error)) or type(error).__name__)
 
     async def close(self) -> None:
         """Give the events some seconds to get away."""
