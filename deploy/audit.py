@@ -40,6 +40,8 @@ def main() -> int:
         fixed = ", ".join(told.get("fix_versions", ())) or "no version"
         print(f"{package['name']} {package['version']}: {told['id']}, fixed in {fixed}")
     skipped = [package["name"] for package in packages if "skip_reason" in package]
+    if len(skipped) == len(packages):
+        return _unknown(f"{packages[0]['skip_reason']}, and so all {len(packages)}" if packages else "no packages")
     print(f"{len(packages) - len(skipped)} packages checked, {len(found)} known vulnerabilities")
     if skipped:
         print(f"not checked: {', '.join(skipped)}")
