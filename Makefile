@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 PYTEST = $(BIN)/pytest --numprocesses $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test lint unit chaos bench bench-lineage bench-memory bench-injection bench-screens bench-cascade
-.PHONY: bench-flywheel bench-quality load-calls docs dashboards lock clean
+.PHONY: bench-flywheel bench-quality load-calls docs dashboards lock audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
@@ -89,8 +89,16 @@ lock: ## resolve requirements.lock anew, and what the container images take of i
 	$(LOCK) -c requirements.lock --output-file $(IMAGES)/engine.lock $(IMAGES)/engine.in
 	$(LOCK) -c requirements.lock --output-file $(IMAGES)/build.lock $(IMAGES)/build.in
 
+AUDIT := .venv-audit
+PIP_AUDIT := 2.10.1
+
+audit: ## known vulnerabilities of what requirements.lock pins (needs the network)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON3) -m venv $(AUDIT) && \
+		$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT); } || true
+	@PATH=$(CURDIR)/$(AUDIT)/bin:$$PATH $(PYTHON3) deploy/audit.py
+
 clean: ## remove what was made here
-	rm -rf $(VENV) .venv-vllm .kafka .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) .venv-vllm .kafka .tools *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 include deploy/kafka/kafka.mk
 include deploy/vllm/vllm.mk

@@ -18,6 +18,7 @@ from streams.decode import KafkaMessage, size_of
 from streams.errors import DeadLetter
 from streams.kafka import MAX_MESSAGE_BYTES
 from streams.origin import Origin
+from streams.secrets import hide
 
 PREFIX = "weir_dlq_"
 
@@ -114,7 +115,7 @@ def headers(message: KafkaMessage, error: DeadLetter, stage: str, now: datetime)
     place = origin.origin_of(message)
     said = {
         "reason": error.reason,
-        "detail": error.detail,
+        "detail": hide(error.detail),
         "topic": place.topic,
         "partition": str(place.partition),
         "offset": str(place.offset),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from streams.metrics import Metrics
+from streams.secrets import hide
 
 Check = Callable[[], Awaitable[str | None]]
 
@@ -33,7 +34,8 @@ class Health:
         async with self._lock:
             if not self._answer or time.monotonic() - self._asked > _FRESH_SECONDS:
                 reasons = await asyncio.gather(*(self._ask(check) for check in self._checks.values()))
-                self._answer = dict(zip(self._checks, reasons, strict=True))
+                told = [None if reason is None else hide(reason) for reason in reasons]
+                self._answer = dict(zip(self._checks, told, strict=True))
                 self._asked = time.monotonic()
                 for name, reason in self._answer.items():
                     self._metrics.up.labels(name).set(reason is None)

@@ -4,9 +4,18 @@ import logging
 import math
 import sys
 
+from streams.secrets import hide
+
 _SELDOM_SECONDS = 10.0
 _DIFFERENT_MESSAGES = 1000
 _QUIET = ("aiokafka", "faust", "mode", "asyncio", "clickhouse_connect")
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Also the traceback of an error may quote what a server said."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record))
 
 
 class _FirstLine(logging.Filter):
@@ -44,7 +53,7 @@ class _Seldom(logging.Filter):
 def configure(level: str) -> None:
     """Log to standard error. level: of our own modules; libraries log warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     handler.addFilter(_Seldom(_SELDOM_SECONDS))
     handler.addFilter(_FirstLine())
     logging.basicConfig(level=level, handlers=[handler], force=True)

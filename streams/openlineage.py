@@ -55,6 +55,7 @@ from streams.metrics import Metrics
 from streams.pipeline import Pipeline, Stage
 from streams.records import Escalation, Review, TextMessage, Verdict
 from streams.reviews import PIPELINE, STAGE
+from streams.secrets import hide
 from streams.settings import Settings
 from streams.topics import topics_of
 
@@ -118,7 +119,7 @@ class RunEvents:
 
     def fail(self, error: Exception) -> None:
         """The worker stops for this error."""
-        self._tell(RunState.FAIL, str(error) or type(error).__name__)
+        self._tell(RunState.FAIL, hide(str(error)) or type(error).__name__)
 
     async def close(self) -> None:
         """Give the events some seconds to get away."""

@@ -15,6 +15,7 @@ from inference.cost import Prices
 from inference.openai import EngineSettings
 from sinks import retention
 from sinks.clickhouse import StoreSettings
+from streams import secrets
 from streams.errors import WorkerMisconfigured
 
 _PREFIX = "WEIR_"
@@ -236,6 +237,7 @@ def load(needs: Sequence[Server]) -> Settings:
     try:
         file = _file_settings()
         settings = Settings()
+        _keep(settings)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         mistakes += [line for problem in problems for line in _explain(problem).splitlines()]
@@ -247,6 +249,15 @@ def load(needs: Sequence[Server]) -> Settings:
     if mistakes:
         raise WorkerMisconfigured("settings:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
     return settings
+
+
+def _keep(settings: Settings) -> None:
+    """Tell `streams.secrets` what must not be repeated."""
+    users = {"kafka_password": settings.kafka_user, "clickhouse_password": settings.clickhouse_user}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            secrets.keep(users.get(name, ""), value.get_secret_value())
 
 
 def _file_settings() -> dict[str, Any]:

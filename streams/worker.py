@@ -51,6 +51,7 @@ from streams.pipeline import Pipeline, Stage
 from streams.publisher import Publisher
 from streams.rates import Rates
 from streams.reviews import ReviewsAgent
+from streams.secrets import hide
 from streams.settings import Settings
 from streams.shares import Shares
 from streams.topics import deferred, topics_of
@@ -284,7 +285,7 @@ class Worker:
                 if not is_transient(error):
                     raise
                 reason = error
-            self._health.stopped = f"the consumer ended: {reason!r}"
+            self._health.stopped = hide(f"the consumer ended: {reason!r}")
             log.error("%s; it is started anew", self._health.stopped)
             self._metrics.consumer_restarts.inc()
             with contextlib.suppress(TimeoutError):

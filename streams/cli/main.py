@@ -3,6 +3,7 @@
 import gc
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +31,7 @@ from streams.cli.rerun import rerun_command
 from streams.cli.retention import retention_command
 from streams.cli.train_screen import train_screen_command
 from streams.errors import WorkerMisconfigured
+from streams.secrets import hide
 
 PIPELINES = Path(__file__).parents[2] / "deploy" / "pipelines"
 
@@ -73,8 +75,11 @@ def main() -> None:
     try:
         app()
     except _KNOWN_ERRORS as error:
-        typer.echo(f"weir: {error}", err=True)
+        typer.echo(hide(f"weir: {error}"), err=True)
         sys.exit(2)
+    except Exception:  # noqa: BLE001  a traceback may quote a server that quoted a secret
+        typer.echo(hide(traceback.format_exc()), err=True, nl=False)
+        sys.exit(1)
 
 
 @app.command()

@@ -31,6 +31,7 @@ BOUNDED = {
     "was",
     "now",
     "quantile",
+    "kind",
 }
 GAUGES = {
     "weir_cascade_doubt",

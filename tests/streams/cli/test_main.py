@@ -159,7 +159,7 @@ def test_the_schema_is_brought_up_to_date_once(
     monkeypatch.setenv("WEIR_CLICKHOUSE_URL", store.url)
     monkeypatch.setenv("WEIR_CLICKHOUSE_DATABASE", f"{store.database}_more")
     names = ["0001_initial", "0002_reuse_and_rollups", "0003_operators", "0004_calls"]
-    names += ["0005_reviews", "0006_evaluations", "0007_cascade"]
+    names += ["0005_reviews", "0006_evaluations", "0007_cascade", "0008_erasures"]
     assert weir("migrate")[:2] == (0, "".join(f"applied {name}\n" for name in names))
     assert weir("migrate")[:2] == (0, "the schema is up to date\n")
 
