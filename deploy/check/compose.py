@@ -44,7 +44,7 @@ def check(report: Report) -> None:
     }
     for what, find in checks.items():
         with report.checking(SUBJECT, what) as mistakes:
-            mistakes += find(services)
+            mistakes.extend(find(services))
 
 
 def settings(services: Any) -> Iterator[str]:
@@ -122,7 +122,11 @@ def health(services: Any) -> Iterator[str]:
 def _addresses(services: Any) -> Iterator[str]:
     """Every address of another service, in environments and in data sources, is one that it listens on."""
     names = {**services, "engine": services["vllm"]}
-    texts = {f"{name}: {key}": str(value) for name, s in services.items() for key, value in (s.get("environment") or {}).items()}
+    texts = {
+        f"{name}: {key}": str(value)
+        for name, s in services.items()
+        for key, value in (s.get("environment") or {}).items()
+    }
     for place, text in texts.items():
         if place.endswith("ADVERTISED_LISTENERS"):
             continue
@@ -186,7 +190,9 @@ def users(services: Any) -> Iterator[str]:
     if tree is None:
         yield "clickhouse/users.xml has no users"
         return
-    passwords = {user.tag: str(user.find("password").get("from_env")) for user in tree if user.find("password") is not None}  # type: ignore[union-attr]
+    passwords = {
+        user.tag: str(user.find("password").get("from_env")) for user in tree if user.find("password") is not None
+    }  # type: ignore[union-attr]
     given = services["clickhouse"]["environment"]
     yield from (f"clickhouse: {name} is not set" for name in passwords.values() if name not in given)
     if tree.find("default") is None or tree.find("default").get("remove") is None:  # type: ignore[union-attr]

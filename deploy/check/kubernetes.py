@@ -70,7 +70,7 @@ def check(report: Report) -> dict[str, Manifests]:
         if overlay in found:
             _check(report, subject, found[overlay])
     with report.checking("k8s/base", "topics and rules are what `make k8s` writes") as mistakes:
-        mistakes += [f"{file.name} differs" for file in generated.differing()]
+        mistakes.extend([f"{file.name} differs" for file in generated.differing()])
     return found
 
 
@@ -81,7 +81,7 @@ def _check(report: Report, subject: str, manifests: Manifests) -> None:
             report.skip(subject, f"schemas of {name}", reason)
             continue
         with report.checking(subject, f"schemas of {name}: {len(owned)} manifests") as mistakes:
-            mistakes += [mistake for document in owned for mistake in schemas.mistakes(document)]
+            mistakes.extend([mistake for document in owned for mistake in schemas.mistakes(document)])
     checks: dict[str, Callable[[Manifests], Iterator[str]]] = {
         "WEIR_ variables are settings, with values that fit": settings,
         "topics are those of the pipelines": topics,
@@ -95,7 +95,7 @@ def _check(report: Report, subject: str, manifests: Manifests) -> None:
     }
     for what, find in checks.items():
         with report.checking(subject, what) as mistakes:
-            mistakes += find(manifests)
+            mistakes.extend(find(manifests))
 
 
 def settings(manifests: Manifests) -> Iterator[str]:
