@@ -1,7 +1,7 @@
 """The containers' own command lines and environments, with the real programs as far as they can be had here.
 
-Addresses of other containers become ports on loopback, and paths inside the images become those of the checkout: nothing
-else differs. What stands in for a program that cannot be had is said.
+Addresses of other containers become ports on loopback, and paths inside the images become those of the checkout.
+Nothing else differs. What stands in for a program that cannot be had is said.
 """
 
 import os
@@ -129,8 +129,9 @@ def _kafka(report: Report, service: Any, folder: Path, stack: ExitStack) -> str 
     """Address of an Apache Kafka that its image's own set-up has configured from the environment of Compose."""
     what = "Kafka: the image's set-up and the broker, with the environment of Compose"
     jars, java = kafka.default_jars(), shutil.which("java")
-    if java is None or (reason := kafka.unavailable(jars)):
-        report.skip(SUBJECT, what, reason if java else "no Java")
+    reason = kafka.unavailable(jars)
+    if java is None or reason:
+        report.skip(SUBJECT, what, reason or "no Java")
         return None
     kafka.fetch(jars)
     ports = {number: free_port() for number in ("9092", "9093", "9094")}
