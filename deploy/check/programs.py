@@ -38,6 +38,7 @@ validate_parsed_serve_args(make_arg_parser(FlexibleArgumentParser()).parse_args(
 _NEVER = {
     "docker build, docker compose up": "no container runtime here",
     "ClickHouse server with clickhouse/*.xml": "no ClickHouse server in the registries; chDB took its place above",
+    "health check of Kafka": "kafka-broker-api-versions.sh is in the image alone; the broker itself was asked above",
     "Grafana with its provisioning": "no Grafana in the registries; its files are compared with the services",
     "kubectl apply, KEDA, Strimzi, the Prometheus operator": "no cluster here",
     "CEL rules of custom resources": "need an API server; the schemas' other rules are checked",
