@@ -1,4 +1,4 @@
-"""Topics as resources of Strimzi's topic operator, for clusters whose topics are declared and not created by commands."""
+"""Topics as resources of Strimzi's topic operator, for clusters that declare topics and do not create them."""
 
 import io
 import re

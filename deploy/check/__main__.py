@@ -33,7 +33,7 @@ def main() -> int:
         for overlay, manifests in kubernetes.check(report).items():
             found[overlay] = {image for document in manifests.documents for image in images.of_manifest(document)}
     with report.checking("images", "the same versions everywhere, and those that are tested") as mistakes:
-        mistakes += images.versions(found)
+        mistakes.extend(images.versions(found))
     if not chosen.no_programs:
         programs.check(report)
     report.show(Console(width=None if sys.stdout.isatty() else 160))

@@ -44,14 +44,12 @@ def check(report: Report) -> None:
     }
     for what, find in checks.items():
         with report.checking(SUBJECT, what) as mistakes:
-            mistakes += find(services)
+            mistakes.extend(find(services))
 
 
 def settings(services: Any) -> Iterator[str]:
     """The service's own loader takes the environment of each of its containers."""
-    for name, needs in _NEEDS.items():
-        environment = {key: value for key, value in services[name]["environment"].items() if key.startswith("WEIR_")}
-        yield from (f"{name}: {line}" for line in facts.refused(environment, needs))
+    yield from facts.refused({name: (services[name]["environment"], needs) for name, needs in _NEEDS.items()})
 
 
 def mounts(services: Any) -> Iterator[str]:
@@ -122,7 +120,11 @@ def health(services: Any) -> Iterator[str]:
 def _addresses(services: Any) -> Iterator[str]:
     """Every address of another service, in environments and in data sources, is one that it listens on."""
     names = {**services, "engine": services["vllm"]}
-    texts = {f"{name}: {key}": str(value) for name, s in services.items() for key, value in (s.get("environment") or {}).items()}
+    texts = {
+        f"{name}: {key}": str(value)
+        for name, s in services.items()
+        for key, value in (s.get("environment") or {}).items()
+    }
     for place, text in texts.items():
         if place.endswith("ADVERTISED_LISTENERS"):
             continue
@@ -182,14 +184,16 @@ def scraped(services: Any) -> Iterator[str]:
 
 def users(services: Any) -> Iterator[str]:
     """Who logs in to ClickHouse is among its users, with a password from the variable that the server has."""
-    tree = ET.parse(DEPLOY / "clickhouse" / "users.xml").getroot().find("users")
+    tree = ET.parse(DEPLOY / "clickhouse" / "users.xml").getroot().find("users")  # noqa: S314  our own file
     if tree is None:
         yield "clickhouse/users.xml has no users"
         return
-    passwords = {user.tag: str(user.find("password").get("from_env")) for user in tree if user.find("password") is not None}  # type: ignore[union-attr]
+    secrets = {user.tag: user.find("password") for user in tree}
+    passwords = {name: str(secret.get("from_env")) for name, secret in secrets.items() if secret is not None}
     given = services["clickhouse"]["environment"]
     yield from (f"clickhouse: {name} is not set" for name in passwords.values() if name not in given)
-    if tree.find("default") is None or tree.find("default").get("remove") is None:  # type: ignore[union-attr]
+    default = tree.find("default")
+    if default is None or default.get("remove") is None:
         yield "clickhouse/users.xml keeps the user default, which has no password"
     for name in ("migrate", "worker"):
         environment = services[name]["environment"]

@@ -1,5 +1,6 @@
 """What the code says of itself: settings, routes, topics, metrics, versions. Asked of its commands and its files."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,21 @@ from functools import cache
 from deploy.check.paths import PIPELINES, ROOT
 
 # Settings are read by the service's own loader, which names every variable that is unknown or has a wrong value.
-_LOAD = "import sys; from streams import settings; settings.load(tuple(sys.argv[1:]))"
+_LOAD = """
+import json, os, sys
+from streams import errors, settings
+answers = []
+for environment, needs in json.loads(sys.argv[1]):
+    for name in [name for name in os.environ if name.startswith("WEIR_")]:
+        del os.environ[name]
+    os.environ.update(environment)
+    try:
+        settings.load(needs)
+        answers.append("")
+    except errors.WorkerMisconfigured as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
 _SECONDS = 120.0
 
 
@@ -20,14 +35,17 @@ def weir(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
     return _run("-m", "streams", *arguments, environment=environment)
 
 
-def refused(environment: Mapping[str, str], needs: tuple[str, ...]) -> list[str]:
-    """What the loader of settings says against this environment. needs: servers that the process uses."""
-    try:
-        _run("-c", _LOAD, *needs, environment=environment)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        return [line for line in lines if line.startswith("WEIR_")] or lines[-1:]
-    return []
+def refused(processes: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]]) -> list[str]:
+    """What the loader of settings says against the environments of processes.
+
+    processes: name to environment and the servers that the process uses.
+    """
+    asked = json.dumps([[{k: v for k, v in e.items() if k.startswith("WEIR_")}, n] for e, n in processes.values()])
+    mistakes = []
+    for name, said in zip(processes, json.loads(_run("-c", _LOAD, asked, environment=None)), strict=True):
+        lines = [line.strip() for line in said.splitlines()]
+        mistakes += [f"{name}: {line}" for line in lines if line.startswith("WEIR_")]
+    return mistakes
 
 
 def routes() -> set[str]:
@@ -55,8 +73,12 @@ def topics(pipeline: str, reviews: str, partitions: int) -> str:
 
 def read_by(pipeline: str) -> set[str]:
     """Topics that the stages of a shipped pipeline read."""
-    told = weir("check", str(PIPELINES / f"{pipeline}.yaml"))
-    return set(re.findall(r"^\S+ \S+: (\S+) -> ", told, re.MULTILINE))
+    return set(re.findall(rf"^{re.escape(pipeline)} \S+: (\S+) -> ", _checked(), re.MULTILINE))
+
+
+@cache
+def _checked() -> str:
+    return weir("check", str(PIPELINES))
 
 
 def version() -> str:

@@ -31,9 +31,7 @@ def files() -> dict[Path, str]:
 
 def differing() -> list[Path]:
     """Generated files that do not say what they should."""
-    return [
-        file for file, text in files().items() if not file.is_file() or load_all(file) != load_all_text(text)
-    ]
+    return [file for file, text in files().items() if not file.is_file() or load_all(file) != load_all_text(text)]
 
 
 def load_all_text(text: str) -> list[Any]:

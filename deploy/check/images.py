@@ -21,13 +21,13 @@ def check(report: Report) -> None:
         report.skip(SUBJECT, "BuildKit's checks", reason)
     else:
         with report.checking(SUBJECT, "BuildKit's checks") as mistakes:
-            mistakes += lint(DOCKERFILE)
+            mistakes.extend(lint(DOCKERFILE))
     with report.checking(SUBJECT, "what is copied exists and is in the build context") as mistakes:
-        mistakes += copied()
+        mistakes.extend(copied())
     with report.checking(SUBJECT, "not root, no version but that of pyproject.toml, bases pinned") as mistakes:
-        mistakes += labels()
+        mistakes.extend(labels())
     with report.checking("deploy/images", "pins are those of requirements.lock") as mistakes:
-        mistakes += pins()
+        mistakes.extend(pins())
 
 
 def copied() -> Iterator[str]:
@@ -44,9 +44,7 @@ def copied() -> Iterator[str]:
 
 def _ignored(file: Path) -> bool:
     """As Docker reads the file: the last pattern that fits a path or a folder above it decides."""
-    patterns = [
-        line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")
-    ]
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     name, ignored = file.relative_to(ROOT), False
     for pattern in patterns:
         plain = pattern.removeprefix("!").removeprefix("**/")

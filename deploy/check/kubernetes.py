@@ -70,7 +70,7 @@ def check(report: Report) -> dict[str, Manifests]:
         if overlay in found:
             _check(report, subject, found[overlay])
     with report.checking("k8s/base", "topics and rules are what `make k8s` writes") as mistakes:
-        mistakes += [f"{file.name} differs" for file in generated.differing()]
+        mistakes.extend([f"{file.name} differs" for file in generated.differing()])
     return found
 
 
@@ -81,7 +81,7 @@ def _check(report: Report, subject: str, manifests: Manifests) -> None:
             report.skip(subject, f"schemas of {name}", reason)
             continue
         with report.checking(subject, f"schemas of {name}: {len(owned)} manifests") as mistakes:
-            mistakes += [mistake for document in owned for mistake in schemas.mistakes(document)]
+            mistakes.extend([mistake for document in owned for mistake in schemas.mistakes(document)])
     checks: dict[str, Callable[[Manifests], Iterator[str]]] = {
         "WEIR_ variables are settings, with values that fit": settings,
         "topics are those of the pipelines": topics,
@@ -95,19 +95,21 @@ def _check(report: Report, subject: str, manifests: Manifests) -> None:
     }
     for what, find in checks.items():
         with report.checking(subject, what) as mistakes:
-            mistakes += find(manifests)
+            mistakes.extend(find(manifests))
 
 
 def settings(manifests: Manifests) -> Iterator[str]:
     """The service's own loader takes the environment of each of its containers, with its files mounted."""
-    for name, _, pod in manifests.workloads():
-        container = pod["containers"][0]
-        if "weir:" not in container["image"]:
-            continue
-        needs = {"worker": ("kafka", "engine", "clickhouse"), "migrate": ("clickhouse",)}[container["name"]]
-        with tempfile.TemporaryDirectory() as folder:
-            environment = _with_files(manifests.environment(container), container, pod, Path(folder))
-            yield from (f"{name}: {line}" for line in facts.refused(environment, needs))
+    needs = {"worker": ("kafka", "engine", "clickhouse"), "migrate": ("clickhouse",)}
+    processes = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, _, pod in manifests.workloads():
+            container = pod["containers"][0]
+            if container["name"] in needs:
+                environment = manifests.environment(container)
+                files = _with_files(environment, container, pod, Path(folder))
+                processes[name] = (files, needs[container["name"]])
+        yield from facts.refused(processes)
 
 
 def _with_files(environment: dict[str, str], container: Any, pod: Any, folder: Path) -> dict[str, str]:
@@ -129,7 +131,7 @@ def topics(manifests: Manifests) -> Iterator[str]:
     """Every topic that a worker's pipeline uses is declared, and no other."""
     wanted: set[str] = set()
     for pipeline, _, environment in manifests.workers():
-        text = facts.topics(pipeline, environment["WEIR_REVIEWS_TOPIC"], 1)
+        text = facts.topics(pipeline, environment["WEIR_REVIEWS_TOPIC"], generated.PARTITIONS)
         wanted |= {document["metadata"]["name"] for document in generated.load_all_text(text)}
     declared = set(manifests.of("KafkaTopic"))
     yield from (f"{name} is not declared" for name in sorted(wanted - declared))

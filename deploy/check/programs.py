@@ -1,7 +1,7 @@
 """The containers' own command lines and environments, with the real programs as far as they can be had here.
 
-Addresses of other containers become ports on loopback, and paths inside the images become those of the checkout: nothing
-else differs. What stands in for a program that cannot be had is said.
+Addresses of other containers become ports on loopback, and paths inside the images become those of the checkout.
+Nothing else differs. What stands in for a program that cannot be had is said.
 """
 
 import os
@@ -31,16 +31,14 @@ _SECONDS = 240.0
 _VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 _PARSE = """
 import sys
-from vllm.entrypoints.openai.cli_args import make_arg_parser, validate_parsed_serve_args
-try:
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-except ImportError:
-    from vllm.utils import FlexibleArgumentParser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 validate_parsed_serve_args(make_arg_parser(FlexibleArgumentParser()).parse_args(sys.argv[1:]))
 """
 _NEVER = {
     "docker build, docker compose up": "no container runtime here",
-    "ClickHouse server with clickhouse/*.xml": "no ClickHouse server in the registries; chDB takes its place below",
+    "ClickHouse server with clickhouse/*.xml": "no ClickHouse server in the registries; chDB took its place above",
+    "health check of Kafka": "kafka-broker-api-versions.sh is in the image alone; the broker itself was asked above",
     "Grafana with its provisioning": "no Grafana in the registries; its files are compared with the services",
     "kubectl apply, KEDA, Strimzi, the Prometheus operator": "no cluster here",
     "CEL rules of custom resources": "need an API server; the schemas' other rules are checked",
@@ -66,7 +64,9 @@ def check(report: Report) -> None:
 
 
 def _prometheus(report: Report, service: Any) -> None:
-    tools = {name: shutil.which(name, path=str(PROMETHEUS)) or shutil.which(name) for name in ("prometheus", "promtool")}
+    tools = {
+        name: shutil.which(name, path=str(PROMETHEUS)) or shutil.which(name) for name in ("prometheus", "promtool")
+    }
     if not all(tools.values()):
         report.skip(SUBJECT, "Prometheus", "not fetched: make deploy-tools")
         return
@@ -78,7 +78,7 @@ def _prometheus(report: Report, service: Any) -> None:
         command = [word.replace("=/prometheus", f"={folder}") for word in command]
         argv = [str(tools["prometheus"]), *command, f"--web.listen-address=127.0.0.1:{port}"]
         with ChildProcess("prometheus", argv, Path(folder) / "log") as child:
-            test = _health(service, {"9090": port}, {"promtool": promtool})
+            test = _health(service, {"9090": port})
             child.wait_ready(lambda: not _said(test), _SECONDS)
             if not http_ok(f"http://127.0.0.1:{port}/api/v1/rules"):
                 wrong.append("its rules cannot be asked for")
@@ -89,7 +89,7 @@ def _vllm(report: Report, service: Any) -> None:
     if not _VLLM.exists():
         report.skip(SUBJECT, what, "no .venv-vllm: make test-vllm builds it (5 GB)")
         return
-    report.add(SUBJECT, what, _said([str(_VLLM), "-c", _PARSE, *service["command"]]))
+    report.add(SUBJECT, what, _said([str(_VLLM), "-c", _PARSE, *service["entrypoint"][2:], *service["command"]]))
 
 
 def _flow(report: Report, services: Any, folder: Path, stack: ExitStack) -> None:
@@ -106,17 +106,21 @@ def _flow(report: Report, services: Any, folder: Path, stack: ExitStack) -> None
     addresses = {"kafka://kafka:9092": broker, "http://clickhouse:8123": store, "http://engine:8000": engine}
     store_port = int(store.rpartition(":")[2])
     with report.checking(SUBJECT, "health check of ClickHouse") as mistakes:
-        mistakes += _said(_health(services["clickhouse"], {"8123": store_port}))
+        mistakes.extend(_said(_health(services["clickhouse"], {"8123": store_port})))
     for name in ("migrate", "topics"):
         with report.checking(SUBJECT, f"{name}: weir {' '.join(services[name]['command'])}") as mistakes:
-            mistakes += _said(_weir(services[name]), _environment(services[name], addresses))
-    with report.checking(SUBJECT, f"worker: weir {' '.join(services['worker']['command'])}, ready, SIGTERM") as mistakes:
+            mistakes.extend(_said(_weir(services[name]), _environment(services[name], addresses)))
+    with report.checking(
+        SUBJECT, f"worker: weir {' '.join(services['worker']['command'])}, ready, SIGTERM"
+    ) as mistakes:
         port = free_port()
         environment = _environment(services["worker"], addresses) | {"WEIR_WEB_PORT": str(port)}
         with ChildProcess("worker", _weir(services["worker"]), folder / "worker.log", environment) as worker:
             test = _health(services["worker"], {"8080": port})
             worker.wait_ready(lambda: not _said(test), _SECONDS)
-            mistakes += [f"{p} does not answer" for p in facts.routes() if not http_ok(f"http://127.0.0.1:{port}{p}")]
+            mistakes.extend(
+                [f"{p} does not answer" for p in facts.routes() if not http_ok(f"http://127.0.0.1:{port}{p}")]
+            )
             worker.signal(signal.SIGTERM)
             if status := worker.wait(_SECONDS):
                 mistakes.append(f"after SIGTERM it ends with status {status}:\n{worker.log_tail()}")
@@ -126,8 +130,9 @@ def _kafka(report: Report, service: Any, folder: Path, stack: ExitStack) -> str 
     """Address of an Apache Kafka that its image's own set-up has configured from the environment of Compose."""
     what = "Kafka: the image's set-up and the broker, with the environment of Compose"
     jars, java = kafka.default_jars(), shutil.which("java")
-    if java is None or (reason := kafka.unavailable(jars)):
-        report.skip(SUBJECT, what, reason if java else "no Java")
+    reason = kafka.unavailable(jars)
+    if java is None or reason:
+        report.skip(SUBJECT, what, reason or "no Java")
         return None
     kafka.fetch(jars)
     ports = {number: free_port() for number in ("9092", "9093", "9094")}
@@ -143,7 +148,7 @@ def _kafka(report: Report, service: Any, folder: Path, stack: ExitStack) -> str 
     folders = {"default": "default", "mounted": "mounted", "final": "final"}
     options = [f"--{name}-configs-dir={home / part}" for name, part in folders.items()]
     with report.checking(SUBJECT, what) as mistakes:
-        mistakes += _said([*argv, "kafka.docker.KafkaDockerWrapper", "setup", *options], environment)
+        mistakes.extend(_said([*argv, "kafka.docker.KafkaDockerWrapper", "setup", *options], environment))
         if mistakes:
             return None
         command = [*argv, "kafka.Kafka", str(home / "final" / "server.properties")]
@@ -182,10 +187,10 @@ def _environment(service: Any, addresses: Mapping[str, str]) -> dict[str, str]:
     return found | ({"WEIR_WEB_HOST": "127.0.0.1"} if "WEIR_WEB_HOST" in found else {})
 
 
-def _health(service: Any, ports: Mapping[str, int], programs: Mapping[str, str] | None = None) -> list[str]:
+def _health(service: Any, ports: Mapping[str, int]) -> list[str]:
     """The health check of a container as a command here."""
     _, program, *words = service["healthcheck"]["test"]
-    here = {"python": sys.executable, "python3": sys.executable, **(programs or {})}.get(program, program)
+    here = {"python": sys.executable, "python3": sys.executable}.get(program, program)
     return [here, *(_with_ports(word, ports) for word in words)]
 
 
