@@ -15,6 +15,8 @@ GRANT CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW ON weir.
 GRANT ALTER COLUMN, ALTER INDEX, ALTER PROJECTION, ALTER TTL, ALTER SETTINGS ON weir.* TO weir_migrator;
 GRANT SELECT ON weir.* TO weir_migrator;
 GRANT INSERT ON weir.schema_migrations TO weir_migrator;
+-- The lock of a migrator is a table, and goes out of the way under another name.
+GRANT INSERT ON weir.schema_lock* TO weir_migrator;
 
 -- weir worker, weir rerun, weir eval --store: rows are only ever added
 GRANT SELECT ON weir.* TO weir_writer;
