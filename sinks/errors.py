@@ -19,7 +19,3 @@ class RowNotKept(RowRejected):
 
 class SchemaMismatch(Exception):
     """The schema is not the one that this code writes. The message says what to run."""
-
-
-class WouldDelete(Exception):
-    """Rows would be deleted, and whoever asked for it did not say that they may be. The message says which."""

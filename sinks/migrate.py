@@ -14,7 +14,7 @@ from clickhouse_connect.driver.client import Client
 
 from sinks import migration_lock
 from sinks.clickhouse import UNAVAILABLE, StoreSettings, ask, connect, store_error
-from sinks.errors import SchemaMismatch, StoreUnavailable, WouldDelete
+from sinks.errors import SchemaMismatch, StoreUnavailable
 from sinks.migration_files import Migration, Way, migrations
 from sinks.schema_forms import JOURNAL, Form
 
@@ -22,6 +22,7 @@ __all__ = [
     "Migration",
     "State",
     "Step",
+    "WouldDelete",
     "check",
     "down",
     "migrate",
@@ -34,6 +35,10 @@ __all__ = [
 
 _APPLIED, _BEGUN = 1, 2
 _STATEMENT_SECONDS = 3600.0  # some rewrite parts
+
+
+class WouldDelete(Exception):
+    """Rows would be deleted, and whoever asked for it did not say that they may be. The message says which."""
 
 
 @dataclass(frozen=True, slots=True)

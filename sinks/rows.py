@@ -372,9 +372,9 @@ AnyRow = (
 
 # In the order in which they are written: a verdict that can be read can also be traced.
 TABLES: dict[type[AnyRow], str] = {
+    PromptRow: "prompts_raw",
     ErasureRow: "erasures_raw",
     ErasedRow: "erased_rows_raw",
-    PromptRow: "prompts_raw",
     CascadeFitRow: "cascade_fits_raw",
     EngineUsageRow: "engine_usage_raw",
     DocumentRow: "documents_raw",

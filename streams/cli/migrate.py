@@ -9,7 +9,6 @@ import typer
 
 from sinks import migrate
 from sinks.clickhouse import StoreSettings
-from sinks.errors import WouldDelete
 from sinks.migration_files import Migration
 from streams.cli.common import load_settings
 from streams.cloudevents import rfc3339
@@ -65,7 +64,7 @@ def down_command(
         return
     try:
         _tell("took back", migrate.down(store, to=target, delete=delete))
-    except WouldDelete as error:
+    except migrate.WouldDelete as error:
         raise WorkerMisconfigured(f"{error}; if that is meant, say --delete") from error
 
 

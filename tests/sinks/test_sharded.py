@@ -96,7 +96,7 @@ def test_versions_of_a_row_are_on_one_shard() -> None:
             == 1
         )
         spread += 1
-    assert spread == 14
+    assert spread == 16
 
 
 def test_tables_and_views_are_made_on_a_cluster_of_two_shards(tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from sinks.clickhouse import StoreSettings, ask, ask_named, connect
-from sinks.errors import WouldDelete
 from sinks.lineage import ancestors
-from sinks.migrate import down, migrate, migrations
+from sinks.migrate import WouldDelete, down, migrate, migrations
 from sinks.rows import TABLES
 
 NewDatabase = Callable[[], StoreSettings]

@@ -42,7 +42,7 @@ def test_log_lines_and_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_error_that_nobody_foresaw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError(f"refused: {KEY}")
 
     monkeypatch.setattr(migrate, "migrate", fail)
