@@ -28,7 +28,6 @@ demo: $(READY) ## the whole service on this machine, with text that Weir ships
 	$(BIN)/weir demo $(ARGS)
 
 test: lint ## lint, types and all tests: JOBS=3
-	@$(MAKE) --silent tools-prometheus >/dev/null 2>&1 || echo "Prometheus cannot be fetched: tests that need it are skipped"
 	$(PYTEST) $(ARGS)
 
 lint: $(READY) ## style and types
